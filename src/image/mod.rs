@@ -1,0 +1,5 @@
+//! Disks of restore points: one VHD after another, as one flat range of bytes.
+
+mod disk;
+
+pub use disk::{Disk, DiskContext, DiskGuard, DiskReader, LinkReport};

@@ -1,0 +1,95 @@
+//! Random access to immutable bytes: the contract between layers.
+//!
+//! A disk, a partition, a logical volume and a guest file are all "so many bytes that can be read
+//! at any offset". Nothing here knows where the bytes come from.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// What lies at an offset: data, or a hole that reads as zeros and costs nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Stored bytes (which may happen to be zeros).
+    Data,
+    /// Nothing is stored; reads give zeros.
+    Hole,
+}
+
+/// A run of one kind. `end` (exclusive, bytes) is always greater than the offset asked for and
+/// at most the length of the whole. Neighbouring extents may be of the same kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Data or hole.
+    pub kind: ExtentKind,
+    /// First byte offset after the run.
+    pub end: u64,
+}
+
+/// Immutable random access. Implementations are thread-safe, block the calling thread, and either
+/// fill the whole buffer or fail: never a short read, never zeros in place of an error.
+pub trait ReadAt: Send + Sync {
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+
+    /// Fills `buf` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// `Invalid` when the range leaves `0..len_bytes()`; otherwise whatever kept the bytes from
+    /// being read.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The extent at `offset` (which must be less than `len_bytes()`). The default is one extent
+    /// of data to the end.
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let _ = offset;
+        Ok(Extent {
+            kind: ExtentKind::Data,
+            end: self.len_bytes(),
+        })
+    }
+}
+
+/// The bytes of a read: in the caller's buffer, or shared with a cache.
+#[derive(Debug)]
+pub enum Chunk {
+    /// The buffer passed to the read was filled with this many bytes.
+    Filled(usize),
+    /// The bytes themselves.
+    Shared(Bytes),
+}
+
+/// Refuses a range that leaves `0..len`; shared by all implementations.
+pub fn check_range(offset: u64, len: u64, total: u64) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= total => Ok(()),
+        _ => Err(Error::new(
+            crate::error::ErrorKind::Invalid,
+            format!("read of {len} bytes at {offset} leaves the {total} bytes there are"),
+        )),
+    }
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        (**self).read_exact_at(buf, offset)
+    }
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        (**self).extent_at(offset)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.len_bytes())?;
+        let start = offset as usize;
+        buf.copy_from_slice(&self[start..start + buf.len()]);
+        Ok(())
+    }
+}

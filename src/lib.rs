@@ -1,0 +1,14 @@
+//! brfs: a read-only view of Xen Orchestra backup repositories as files.
+//!
+//! The library behind the `brfs` command. Bytes travel one way, each module knowing only those
+//! before it: `store` → `codec` → `image` (with `cache`) → `repo` → `tree` → `views` → `fuse`; see
+//! `docs/ARCHITECTURE.md`.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod error;
+pub mod image;
+pub mod io;
+pub mod store;
+pub mod tree;

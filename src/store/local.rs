@@ -1,0 +1,277 @@
+//! A repository in a local directory (also NFS and SMB shares, which the system mounts for us).
+//!
+//! Every path is resolved by the kernel with `RESOLVE_BENEATH`, so that neither `..` nor a symbolic
+//! link can lead out of the repository, whatever a metadata file says. Kernels before 5.6 have no
+//! `openat2`; there, paths are walked component by component and no symbolic link is followed.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use rustix::fs::{self as rfs, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
+use crate::error::{Error, ErrorKind, Result};
+
+/// `statfs` magic numbers of file systems whose servers may stall: see `statfs(2)`.
+const NETWORK_FILE_SYSTEMS: [u64; 6] = [
+    0x6969,      // NFS
+    0xFF53_4D42, // CIFS
+    0xFE53_4D42, // SMB2
+    0x517B,      // SMB
+    0x6573_5546, // FUSE (s3fs, sshfs, rclone ...)
+    0x00C3_6400, // Ceph
+];
+
+/// A directory as a store.
+pub struct LocalStore {
+    root: OwnedFd,
+    path: PathBuf,
+    remote: bool,
+}
+
+impl LocalStore {
+    /// Opens the directory. The path itself may go through symbolic links: the person chose it.
+    ///
+    /// # Errors
+    /// `NotFound` and `Denied` as the system says; `Invalid` when it is not a directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rfs::open(path, flags, Mode::empty()).map_err(|e| {
+            let kind = match e {
+                Errno::NOENT => ErrorKind::NotFound,
+                Errno::ACCESS | Errno::PERM => ErrorKind::Denied,
+                Errno::NOTDIR => ErrorKind::Invalid,
+                _ => ErrorKind::Io,
+            };
+            Error::new(kind, format!("cannot open the repository directory: {e}"))
+                .with_object(path.display())
+        })?;
+        let magic = rfs::fstatfs(&root).map_or(0, |s| s.f_type as u64 & 0xFFFF_FFFF);
+        Ok(LocalStore {
+            root,
+            path: path.to_owned(),
+            remote: NETWORK_FILE_SYSTEMS.contains(&magic),
+        })
+    }
+
+    fn open_at(&self, path: &StorePath, flags: OFlags) -> Result<OwnedFd> {
+        let name = if path.as_str().is_empty() {
+            "."
+        } else {
+            path.as_str()
+        };
+        // O_NONBLOCK: opening a FIFO that somebody planted must not hang.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened = loop {
+            match rfs::openat2(&self.root, name, flags, Mode::empty(), resolve) {
+                // AGAIN: a rename elsewhere raced with the resolution of "..".
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(Errno::NOSYS) => break open_component_wise(&self.root, path, flags),
+                other => break other,
+            }
+        };
+        opened.map_err(|e| path_error(e, path))
+    }
+
+    fn open_file(&self, path: &StorePath) -> Result<(std::fs::File, Meta)> {
+        let fd = self.open_at(path, OFlags::RDONLY)?;
+        let stat = rfs::fstat(&fd).map_err(|e| path_error(e, path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::new(ErrorKind::NotFound, "is not a file").with_object(path));
+        }
+        Ok((std::fs::File::from(fd), meta_of(&stat)))
+    }
+
+    /// The kind of an entry whose directory record does not tell it (links, old file systems).
+    fn kind_by_stat(&self, path: &StorePath) -> Option<EntryKind> {
+        let fd = self.open_at(path, OFlags::PATH).ok()?;
+        match FileType::from_raw_mode(rfs::fstat(&fd).ok()?.st_mode) {
+            FileType::RegularFile => Some(EntryKind::File),
+            FileType::Directory => Some(EntryKind::Dir),
+            _ => None,
+        }
+    }
+}
+
+/// The fallback for kernels without `openat2`.
+fn open_component_wise(root: &OwnedFd, path: &StorePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut parts: Vec<&str> = path.components().collect();
+    let last = parts.pop().unwrap_or(".");
+    let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir: Option<OwnedFd> = None;
+    for part in parts {
+        let at = dir.as_ref().map_or(root.as_fd(), |d| d.as_fd());
+        dir = Some(rfs::openat(at, part, dir_flags, Mode::empty())?);
+    }
+    let at = dir.as_ref().map_or(root.as_fd(), |d| d.as_fd());
+    rfs::openat(at, last, flags | OFlags::NOFOLLOW, Mode::empty())
+}
+
+fn path_error(errno: Errno, path: &StorePath) -> Error {
+    let (kind, message) = match errno {
+        Errno::NOENT | Errno::NOTDIR => (ErrorKind::NotFound, "is not there".to_owned()),
+        Errno::ACCESS | Errno::PERM => (ErrorKind::Denied, "permission denied".to_owned()),
+        Errno::XDEV => (
+            ErrorKind::Denied,
+            "leads out of the repository through a symbolic link".to_owned(),
+        ),
+        Errno::LOOP => (
+            ErrorKind::Denied,
+            "is a symbolic link that is not followed".to_owned(),
+        ),
+        Errno::NAMETOOLONG => (ErrorKind::NotFound, "has too long a name".to_owned()),
+        Errno::STALE => (ErrorKind::Changed, "was replaced on the server".to_owned()),
+        Errno::TIMEDOUT => (ErrorKind::Transient, "the server did not answer".to_owned()),
+        e => (ErrorKind::Io, format!("cannot be opened: {e}")),
+    };
+    Error::new(kind, message).with_object(path)
+}
+
+fn meta_of(stat: &rfs::Stat) -> Meta {
+    let seconds = stat.st_mtime;
+    let nanos = stat.st_mtime_nsec as u32;
+    let modified = if seconds >= 0 {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds as u64, nanos.min(999_999_999)))
+    } else {
+        None
+    };
+    // A hash, not the fields: callers may only compare. FNV-1a over the identifying fields, with
+    // inode and mtime also placed verbatim so that single changes can never cancel out.
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for value in [stat.st_dev, stat.st_size as u64, u64::from(nanos)] {
+        for byte in value.to_le_bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    let exact = stat.st_ino.rotate_left(32) ^ (seconds as u64);
+    Meta {
+        len_bytes: stat.st_size.max(0) as u64,
+        modified,
+        version: Version((u128::from(hash) << 64) | u128::from(exact)),
+    }
+}
+
+struct LocalFile {
+    file: std::fs::File,
+    meta: Meta,
+    path: StorePath,
+}
+
+impl StoredFile for LocalFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn head(&self) -> Result<Meta> {
+        let stat = rfs::fstat(&self.file).map_err(|e| path_error(e, &self.path))?;
+        Ok(meta_of(&stat))
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|e| {
+            if e.kind() == std::io::ErrorKind::UnexpectedEof {
+                Error::corrupt(format!(
+                    "file ends within the {} bytes expected here",
+                    buf.len()
+                ))
+            } else {
+                Error::from_io(e, "read failed")
+            }
+            .with_object(&self.path)
+            .at(offset)
+        })
+    }
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalStore({:?})", self.path)
+    }
+}
+
+impl Store for LocalStore {
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        let fd = self.open_at(dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let failed = |e| path_error(e, dir);
+        let mut entries = Vec::new();
+        for item in rfs::Dir::read_from(&fd).map_err(failed)? {
+            let item = item.map_err(failed)?;
+            let Ok(name) = item.file_name().to_str() else {
+                continue;
+            };
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match item.file_type() {
+                FileType::RegularFile => Some(EntryKind::File),
+                FileType::Directory => Some(EntryKind::Dir),
+                FileType::Symlink | FileType::Unknown => self.kind_by_stat(&dir.child(name)),
+                _ => None,
+            };
+            if let Some(kind) = kind {
+                entries.push(Entry {
+                    name: name.to_owned(),
+                    kind,
+                    meta: None,
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    fn head(&self, path: &StorePath) -> Result<Meta> {
+        let fd = self.open_at(path, OFlags::PATH)?;
+        let stat = rfs::fstat(&fd).map_err(|e| path_error(e, path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::new(ErrorKind::NotFound, "is not a file").with_object(path));
+        }
+        Ok(meta_of(&stat))
+    }
+
+    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+        let (file, meta) = self.open_file(path)?;
+        if meta.len_bytes > max_len {
+            return Err(Error::corrupt(format!(
+                "is {} bytes long where at most {max_len} are possible",
+                meta.len_bytes
+            ))
+            .with_object(path));
+        }
+        let mut data = vec![0; meta.len_bytes as usize];
+        let file = LocalFile {
+            file,
+            meta,
+            path: path.clone(),
+        };
+        file.read_exact_at(&mut data, 0)?;
+        Ok((Bytes::from(data), meta))
+    }
+
+    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+        let (file, meta) = self.open_file(path)?;
+        Ok(Arc::new(LocalFile {
+            file,
+            meta,
+            path: path.clone(),
+        }))
+    }
+
+    fn traits(&self) -> StoreTraits {
+        StoreTraits {
+            cheap_ranges: true,
+            remote: self.remote,
+            parallelism: if self.remote { 16 } else { 4 },
+        }
+    }
+
+    fn describe(&self) -> String {
+        self.path.display().to_string()
+    }
+}

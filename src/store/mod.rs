@@ -1,0 +1,107 @@
+//! Where a repository lives: listing, heads and reads of named objects, nothing else.
+//!
+//! A store knows no format. Paths are [`StorePath`]s, relative to the repository's root and unable
+//! to leave it. On file systems objects are files; on object stores directories are key prefixes.
+
+mod local;
+mod path;
+
+pub use local::LocalStore;
+pub use path::StorePath;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+/// An opaque mark of an object's content: equal marks mean that nothing has been written since.
+/// Local files: device, inode, size and mtime; object stores: the ETag (or a hash of it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(pub u128);
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Length in bytes as stored.
+    pub len_bytes: u64,
+    /// Time of the last modification as the storage tells it.
+    pub modified: Option<SystemTime>,
+    /// Changes when the content does.
+    pub version: Version,
+}
+
+/// File or directory. Anything else (sockets, devices, links that lead nowhere) is left out of
+/// listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A file or object.
+    File,
+    /// A directory or key prefix.
+    Dir,
+}
+
+/// One name of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The last path component. Names that are not UTF-8 are foreign to XO and are left out.
+    pub name: String,
+    /// File or directory.
+    pub kind: EntryKind,
+    /// Present where the listing tells it at no extra cost (object stores), absent otherwise.
+    pub meta: Option<Meta>,
+}
+
+/// A file opened for reading at offsets. It stays readable, with the content it was opened with,
+/// as far as the storage can promise that (an unlinked local file does; see [`StoredFile::head`]).
+pub trait StoredFile: Send + Sync {
+    /// The file's state when it was opened.
+    fn opened_meta(&self) -> Meta;
+
+    /// The file's state now, by its handle, not its name. Cheap on local storage.
+    fn head(&self) -> Result<Meta>;
+
+    /// Fills `buf` from `offset`. A range past the end is `Corrupt`: the caller took the range
+    /// from a structure that promised those bytes.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+}
+
+/// How a store behaves, for those who plan reads on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreTraits {
+    /// A small ranged read costs about what its bytes cost (local disks): read just what is asked
+    /// for. When false (object stores), a block is fetched whole and kept.
+    pub cheap_ranges: bool,
+    /// A read can take long for reasons outside this machine; never do one on a thread that others
+    /// wait for.
+    pub remote: bool,
+    /// How many requests may usefully be in flight at once.
+    pub parallelism: usize,
+}
+
+/// A repository's storage. All calls block; all are safe from any thread.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// The names in a directory, unordered, complete or an error (a partial listing is never
+    /// returned). `NotFound` when there is no such directory.
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>>;
+
+    /// The state of a file. `NotFound` when it is not there or is a directory.
+    fn head(&self, path: &StorePath) -> Result<Meta>;
+
+    /// A whole file of at most `max_len` bytes, with the state it had.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is longer than `max_len`: callers know how long the part may be.
+    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)>;
+
+    /// Opens a file for ranged reads.
+    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>>;
+
+    /// How to plan reads.
+    fn traits(&self) -> StoreTraits;
+
+    /// Where this is, for people: never with secrets.
+    fn describe(&self) -> String;
+}
