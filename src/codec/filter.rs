@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn decodes_what_the_filters_encoded_and_nothing_longer_or_shorter() {
-        let data: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let data: Vec<u8> = (0..100_000u32)
+            .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+            .collect();
         for (filter, stored) in [
             (Filter::None, data.clone()),
             (Filter::Gzip, gzip(&data)),
