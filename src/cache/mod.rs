@@ -10,7 +10,7 @@ mod gate;
 mod meta;
 
 pub use ahead::{AheadPool, AheadTicket};
-pub use blocks::{Block, BlockCache, BlockKey, Touch};
+pub use blocks::{Block, BlockCache, BlockCacheStats, BlockKey, Touch};
 pub use flight::Flight;
 pub use gate::Gate;
 pub use meta::{MetaCache, MetaKey, MetaKind};

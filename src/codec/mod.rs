@@ -4,4 +4,4 @@
 
 mod filter;
 
-pub use filter::Filter;
+pub use filter::{Filter, MAX_FILTERS_JSON_BYTES};
