@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::chain::{Chain, ChainLink};
 use super::merge_state::{
-    MAX_MERGE_STATE_BYTES, MergeState, merge_state_file_name, parent_of_merge_state,
+    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
 };
 use super::open::{Found, Image, Registry};
 use super::vhd::Uuid;
@@ -29,6 +29,8 @@ pub(super) struct Merge {
     pub children: Vec<StorePath>,
     /// Uuid that the target takes over at the end.
     pub child_uuid: Option<Uuid>,
+    /// Whether all blocks are merged and the target has taken over the child's identity.
+    pub in_cleanup: bool,
 }
 
 impl Merge {
@@ -79,6 +81,7 @@ fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
         target,
         children: chain.collect(),
         child_uuid: state.child_uuid.as_deref().and_then(Uuid::parse),
+        in_cleanup: state.step == MergeStep::Cleanup,
     })
 }
 
@@ -181,8 +184,13 @@ impl Linker<'_> {
             if merge.children.last() != Some(path) {
                 continue;
             }
+            // Old state files tell no uuid; in their last step the target is the child all the same.
+            let is_child = |target: &Found| match merge.child_uuid {
+                Some(uuid) => uuid == target.image.uuid(),
+                None => merge.in_cleanup && error.kind() == ErrorKind::NotFound,
+            };
             if let Ok(target) = self.registry.open(&merge.target)
-                && merge.child_uuid == Some(target.image.uuid())
+                && is_child(&target)
             {
                 self.problems.push(format!(
                     "{path} was merged into {} but not replaced by it yet; the latter is used",
@@ -211,11 +219,14 @@ impl Linker<'_> {
                 self.learn_dir(&path.parent());
                 self.registry.open(&path)
             })
-            .and_then(|parent| self.accept(child, parent, wanted));
+            .and_then(|parent| self.accept(links, parent, wanted));
         let not_by_name = match by_name {
             Ok(link) => return self.check_loop(links, link),
             Err(e) => e,
         };
+        if let Some(link) = self.merged_ancestor(child) {
+            return self.check_loop(links, link);
+        }
         match self.by_uuid(&dir, wanted, &child.image) {
             Some(found) => {
                 let mut link = ChainLink::new(found);
@@ -243,19 +254,22 @@ impl Linker<'_> {
 
     /// Accepts an image found under the parent's name if it is the parent: by its uuid, or because
     /// a merge tells that it already carries the child's.
-    fn accept(&mut self, child: &Found, parent: Found, wanted: Uuid) -> Result<ChainLink> {
+    fn accept(&mut self, links: &[ChainLink], parent: Found, wanted: Uuid) -> Result<ChainLink> {
         let found = parent.image.uuid();
         if found == wanted {
             return Ok(ChainLink::new(parent));
         }
-        // At the end of a merge the target takes the child's uuid, before it takes its name. The
-        // child stays on top as long as its table can be read: blocks not moved are still there,
-        // blocks moved are found through the merge.
-        let merged = found == child.image.uuid()
-            && self
-                .merges
-                .iter()
-                .any(|m| m.concerns(&parent.path, &child.path, true));
+        // At the end of a merge the target takes the uuid of the youngest image merged into it,
+        // before it takes its name. The children stay on top as long as their tables can be read:
+        // blocks not moved are still there, blocks moved are found through the merge.
+        let child = &links[links.len() - 1].found;
+        let merged = self.merges.iter().any(|merge| {
+            merge.concerns(&parent.path, &child.path, true)
+                && links.iter().any(|link| {
+                    let youngest = merge.children.last().unwrap_or(&child.path);
+                    link.found.path == *youngest && link.image().uuid() == found
+                })
+        });
         if merged {
             let mut link = ChainLink::new(parent);
             link.notes.push(
@@ -266,6 +280,23 @@ impl Linker<'_> {
             return Ok(link);
         }
         Err(Error::corrupt(format!("has uuid {found}")).with_object(&parent.path))
+    }
+
+    /// The target of a finished merge of `child`, when the images between them are removed already.
+    fn merged_ancestor(&self, child: &Found) -> Option<ChainLink> {
+        let mut concerned = self
+            .merges
+            .iter()
+            .filter(|m| m.children.last() == Some(&child.path));
+        let target = concerned.find_map(|m| self.registry.open(&m.target).ok())?;
+        if target.image.uuid() != child.image.uuid() || target.image.id == child.image.id {
+            return None;
+        }
+        let mut link = ChainLink::new(target);
+        link.notes
+            .push("the images merged into it together with its child are removed already".into());
+        link.replaces_child = child.image.load_table().is_err();
+        Some(link)
     }
 
     /// The one image of the directory with this uuid.
