@@ -13,10 +13,12 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const FOOTER_BYTES: usize = 512;
 /// Bytes of a dynamic disk header.
 pub const HEADER_BYTES: usize = 1024;
-/// Largest disk that is believed: 256 TiB, four times what XO can hold.
-pub const MAX_DISK_BYTES: u64 = 256 << 40;
+/// Largest disk that is believed: 128 TiB, twice what XO can hold.
+pub const MAX_DISK_BYTES: u64 = 128 << 40;
 /// Largest block that is believed. The specification's default, and XO's only size, is 2 MiB.
 pub const MAX_BLOCK_BYTES: u32 = 256 << 20;
+/// Most blocks that are believed: 128 TiB at the usual 2 MiB. Bounds tables, and scans of them.
+pub const MAX_BLOCKS: u64 = 1 << 26;
 /// A BAT entry of a block that is not in the file.
 pub const BAT_UNUSED: u32 = 0xFFFF_FFFF;
 
@@ -249,8 +251,17 @@ impl Header {
 }
 
 /// Blocks that a disk of `size` bytes has.
-pub fn blocks_of(size: u64, block_size: u32) -> u64 {
-    size.div_ceil(u64::from(block_size))
+///
+/// # Errors
+/// `Corrupt` beyond [`MAX_BLOCKS`].
+pub fn blocks_of(size: u64, block_size: u32) -> Result<u64> {
+    let blocks = size.div_ceil(u64::from(block_size));
+    if blocks > MAX_BLOCKS {
+        return Err(Error::corrupt(format!(
+            "a table of {blocks} blocks is not possible"
+        )));
+    }
+    Ok(blocks)
 }
 
 #[cfg(test)]

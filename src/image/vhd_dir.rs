@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use super::bitmap;
-use super::vhd::{DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, SECTOR_BYTES, blocks_of};
+use super::vhd::{
+    DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, SECTOR_BYTES, blocks_of,
+};
 use super::vhd_file::Opened;
 use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
@@ -18,9 +20,6 @@ use crate::store::{Store, StorePath, StoredFile, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
 const PAGE_BITS: u64 = 65_536;
-
-/// Most blocks of a directory that are believed: 512 TiB at the usual 2 MiB.
-const MAX_BLOCKS: u64 = 1 << 28;
 
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
 const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
@@ -78,16 +77,11 @@ impl VhdDir {
         if footer.disk_type == DiskType::Fixed {
             return Err(Error::corrupt("a VHD directory cannot be a fixed disk").with_object(base));
         }
-        let blocks = blocks_of(footer.current_size, header.block_size);
+        let blocks = blocks_of(footer.current_size, header.block_size)
+            .map_err(|e| e.with_object(base.child("header")))?;
         // XO leaves maxTableEntries at the old value when it merges a grown child into a smaller
         // parent; the blocks are all there, so the larger of the two counts.
         let table_bits = blocks.max(u64::from(header.max_table_entries));
-        if blocks > MAX_BLOCKS {
-            return Err(
-                Error::corrupt(format!("a table of {blocks} blocks is not possible"))
-                    .with_object(base.child("header")),
-            );
-        }
         let whole = filter != Filter::None || !store.traits().cheap_ranges;
         if whole && header.block_size > MAX_WHOLE_BLOCK_BYTES {
             return Err(Error::new(

@@ -24,6 +24,10 @@ const BAT_PAGE_ENTRIES: u64 = 1024;
 /// (kernels count in ticks, servers and FAT in seconds), so it is not trusted to stay as it is.
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// Most blocks whose places are compared with each other: 32 TiB at the usual block size, 128 MiB
+/// of memory while it lasts.
+const MAX_COMPARED_BLOCKS: u64 = 1 << 24;
+
 /// Fixed disks have no blocks; for chains they are cut into pieces of this size.
 const FIXED_BLOCK_BYTES: u32 = 2 << 20;
 
@@ -156,7 +160,7 @@ impl VhdFile {
                 table,
                 block_size,
                 virtual_size: footer.current_size,
-                blocks: blocks_of(footer.current_size, block_size),
+                blocks: blocks_of(footer.current_size, block_size)?,
                 head,
                 head_at: footer.data_offset,
                 has_trailing_footer,
@@ -433,24 +437,36 @@ impl VhdFile {
     }
 
     /// Two blocks that lie over each other, if there are any: reads the whole table.
+    ///
+    /// # Errors
+    /// `Corrupt` when the table announces more blocks than the file has room for.
     pub(super) fn overlapping_blocks(&self) -> Result<Option<(u64, u64)>> {
         let Some(table) = &self.layout.table else {
             return Ok(None);
         };
         let state = self.snapshot();
+        let block_bytes = u64::from(table.bitmap_bytes) + u64::from(self.layout.block_size);
+        let room = (state.len_bytes / block_bytes + 1).min(MAX_COMPARED_BLOCKS);
         let mut places = Vec::new();
         for block in 0..self.layout.blocks {
             let entry = self.entry(table, block, state)?;
-            if entry != BAT_UNUSED {
-                places.push((entry, block));
+            if entry == BAT_UNUSED {
+                continue;
             }
+            if places.len() as u64 > room {
+                return Err(Error::corrupt(format!(
+                    "the table announces more blocks than the {room} there is room for"
+                ))
+                .with_object(&self.path));
+            }
+            places.push((entry, block as u32));
         }
         places.sort_unstable();
-        let sectors = (u64::from(table.bitmap_bytes) + u64::from(self.layout.block_size)) / 512;
+        let sectors = block_bytes / SECTOR_BYTES;
         Ok(places
             .windows(2)
-            .find(|w| u64::from(w[1].0) - u64::from(w[0].0) < sectors)
-            .map(|w| (w[0].1, w[1].1)))
+            .find(|pair| u64::from(pair[1].0 - pair[0].0) < sectors)
+            .map(|pair| (u64::from(pair[0].1), u64::from(pair[1].1))))
     }
 }
 
@@ -507,7 +523,7 @@ fn table_of(
     len: u64,
     problems: &mut Vec<String>,
 ) -> Result<Table> {
-    let blocks = blocks_of(footer.current_size, header.block_size);
+    let blocks = blocks_of(footer.current_size, header.block_size)?;
     let mut entries = u64::from(header.max_table_entries);
     if entries < blocks {
         problems.push(format!(

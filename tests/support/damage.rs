@@ -43,7 +43,7 @@ impl Spot {
         Self::new(name, path, 0, fs::metadata(path).unwrap().len())
     }
 
-    fn silent(mut self) -> Self {
+    fn unchecked(mut self) -> Self {
         self.silent = true;
         self
     }
@@ -60,16 +60,16 @@ pub fn spots(layer: &WrittenLayer) -> Vec<Spot> {
                 spots.push(Spot::new("leading footer", path, 0, footer));
                 spots.push(Spot::new("header", path, footer, HEADER_BYTES as u64));
                 let bat_bytes = 4 * u64::from(file.bat_entries);
-                spots.push(Spot::new("whole BAT", path, bat_offset, bat_bytes).silent());
+                spots.push(Spot::new("whole BAT", path, bat_offset, bat_bytes).unchecked());
             }
             for number in file.blocks.keys() {
                 let entry = file.bat_entry_offset(*number);
                 let (bitmap, data) = (file.bitmap_offset(*number), file.data_offset(*number));
                 let block_size = u64::from(file.block_size);
                 spots.extend([
-                    Spot::new(format!("BAT entry {number}"), path, entry, 4).silent(),
-                    Spot::new(format!("bitmap {number}"), path, bitmap, data - bitmap).silent(),
-                    Spot::new(format!("block data {number}"), path, data, block_size).silent(),
+                    Spot::new(format!("BAT entry {number}"), path, entry, 4).unchecked(),
+                    Spot::new(format!("bitmap {number}"), path, bitmap, data - bitmap).unchecked(),
+                    Spot::new(format!("block data {number}"), path, data, block_size).unchecked(),
                 ]);
             }
             if let Some(offset) = file.batmap_offset {
@@ -83,14 +83,14 @@ pub fn spots(layer: &WrittenLayer) -> Vec<Spot> {
                     FOOTER_BYTES as u64,
                 ));
             }
-            spots.push(Spot::whole("whole file", path).silent());
+            spots.push(Spot::whole("whole file", path).unchecked());
             spots
         }
         Stored::Dir(dir) => {
             let part = |name: &str| Spot::whole(name, &dir.path.join(name));
             // gzip carries a CRC; brotli and plain parts nothing.
-            let unchecked = dir.filter != Filter::Gzip;
-            let mark = |spot: Spot| if unchecked { spot.silent() } else { spot };
+            let no_sum = dir.filter != Filter::Gzip;
+            let mark = |spot: Spot| if no_sum { spot.unchecked() } else { spot };
             let mut spots = vec![part("footer"), part("header"), mark(part("bat"))];
             if dir.filter.json().is_some() {
                 spots.push(part("chunk-filters.json"));

@@ -81,6 +81,8 @@ pub struct Merge<'a> {
     /// Index of the youngest merged layer.
     pub child: usize,
     pub style: StateStyle,
+    /// Name of the last step: `cleanup`, in older versions `cleanupVhds`.
+    pub cleanup_step: &'static str,
 }
 
 impl<'a> Merge<'a> {
@@ -98,6 +100,7 @@ impl<'a> Merge<'a> {
             parent,
             child,
             style: StateStyle::Uuid,
+            cleanup_step: "cleanup",
         }
     }
 
@@ -214,7 +217,7 @@ impl<'a> Merge<'a> {
     /// Killed in step `cleanup` (or finished), all blocks being merged.
     pub fn interrupt_in_cleanup(&self, stage: Cleanup) {
         // The state names the uuids that were there when the merge began.
-        self.write_state("cleanup", json!(self.blocks().len()));
+        self.write_state(self.cleanup_step, json!(self.blocks().len()));
         self.merge_first(usize::MAX);
         self.take_over_identity();
         let state = fs::read(self.state_path()).unwrap();

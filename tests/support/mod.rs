@@ -14,6 +14,7 @@
 //! | `chain`, `random_chain` | chains of them, with the flat reference every read is compared to |
 //! | `repo`, `records`, `clutter` | repositories: metadata, caches, oddities, what else lies about |
 //! | `catalogue` | big listings |
+//! | `golden` | nothing: finds the committed data that XO wrote, and its sums |
 //! | `merge`, `merge_file` | interrupted merges |
 //! | `damage` | every place that can break, times every way to break it |
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
@@ -29,6 +30,7 @@ pub mod clutter;
 pub mod damage;
 pub mod dates;
 pub mod files;
+pub mod golden;
 pub mod hostile;
 pub mod merge;
 pub mod merge_file;

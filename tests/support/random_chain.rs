@@ -20,7 +20,8 @@ pub struct Shape {
     pub storages: Vec<Storage>,
     /// Let layers have partial bitmaps, with garbage under the clear bits.
     pub partial_bitmaps: bool,
-    /// Let files have blocks out of order, gaps, BAT at the end, batmaps, foreign creators.
+    /// Let files have blocks out of order, gaps, BAT at the end, batmaps, foreign creators, the
+    /// hidden flag; let the oldest be a fixed disk.
     pub odd_files: bool,
     pub writes_per_layer: RangeInclusive<u64>,
     pub max_run_sectors: u64,
@@ -57,7 +58,10 @@ impl Chain {
             if shape.resize && rng.chance(40) {
                 size_sectors = rng.within(shape.size_sectors.clone());
             }
-            let storage = *rng.pick(&shape.storages);
+            let mut storage = *rng.pick(&shape.storages);
+            if storage == Storage::File && chain.layers.is_empty() && shape.odd_files {
+                storage = *rng.pick(&[Storage::File, Storage::File, Storage::Fixed]);
+            }
             let block_size = *rng.pick(&shape.block_sizes);
             let bitmaps = match rng.below(3) {
                 0 if shape.partial_bitmaps => Bitmaps::Partial,
@@ -90,8 +94,9 @@ impl Chain {
             layer.extra_blocks = extra;
             if let Some(seed) = odd_seed {
                 layer.file_tweak(move |spec| {
-                    let odd = spec.clone().odd_layout(seed);
                     let creators = Creator::FOREIGN;
+                    spec.footer.hidden = (seed >> 16) as u8 & 1;
+                    let odd = spec.clone().odd_layout(seed);
                     *spec = odd.creator(creators[(seed >> 8) as usize % creators.len()]);
                 });
             }

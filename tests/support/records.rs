@@ -258,6 +258,18 @@ pub fn full_metadata(rng: &mut Rng, point: &Point, xva_bytes: u64) -> Value {
     })
 }
 
+/// Adds an empty CD drive: a VBD without a VDI.
+pub fn add_empty_cd(rng: &mut Rng, metadata: &mut Value) {
+    let vbd = Vbd {
+        device: json!("xvdd"),
+        userdevice: json!("3"),
+        bootable: false,
+        kind: "CD".to_owned(),
+    };
+    let record = vbd_record(rng, &vbd, NULL_REF, NULL_REF);
+    metadata["vbds"][opaque_ref(rng)] = record;
+}
+
 /// Turns all booleans into 0 and 1, as XenServer before 7.1 gave them.
 pub fn booleans_to_integers(value: &mut Value) {
     match value {

@@ -3,7 +3,7 @@
 //! Field names are those of Microsoft's "Virtual Hard Disk Image Format Specification" (2006); all
 //! integers are big-endian. The defaults are what XO writes.
 
-use super::dates::{SERIES_START_S, VHD_EPOCH_S};
+use super::dates::SERIES_START_S;
 use super::rng::Uuid;
 use super::sparse::SECTOR_BYTES;
 
@@ -163,7 +163,7 @@ pub struct Footer {
     pub file_format_version: u32,
     /// Offset of the dynamic header; all ones for a fixed disk.
     pub data_offset: u64,
-    /// Seconds since 2000-01-01 UTC.
+    /// Seconds since 2000-01-01 UTC says the specification; XO puts seconds since 1970.
     pub timestamp: u32,
     pub creator: Creator,
     pub original_size: u64,
@@ -188,7 +188,7 @@ impl Footer {
             } else {
                 FOOTER_BYTES as u64
             },
-            timestamp: (SERIES_START_S - VHD_EPOCH_S) as u32,
+            timestamp: SERIES_START_S as u32,
             creator: Creator::XO,
             original_size: size_bytes,
             current_size: size_bytes,
