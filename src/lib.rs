@@ -10,5 +10,6 @@ pub mod config;
 pub mod error;
 pub mod image;
 pub mod io;
+pub mod repo;
 pub mod store;
 pub mod tree;
