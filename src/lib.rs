@@ -13,3 +13,4 @@ pub mod io;
 pub mod repo;
 pub mod store;
 pub mod tree;
+pub mod views;
