@@ -241,7 +241,7 @@ impl RestorePoint {
             schedule_id: text(value, "scheduleId"),
             size_bytes: number(value, "size"),
             vm_uuid: text(vm, "uuid"),
-            vm_name: text(vm, "name_label"),
+            vm_name: label(vm),
             xva,
             disks,
             problems,
@@ -296,7 +296,7 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
     }
     for (vdi_ref, vdi) in vdis {
         if !vhds.contains_key(vdi_ref) {
-            let label = text(vdi, "name_label").or_else(|| text(vdi, "uuid"));
+            let label = label(vdi).or_else(|| text(vdi, "uuid"));
             let label = label.unwrap_or_else(|| vdi_ref.clone());
             problems.push(format!("disk {label:?} has no VHD in this backup"));
         }
@@ -313,7 +313,7 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
         let vdi = vdis.get(vdi_ref).unwrap_or(&Value::Null);
         let (uuid, label, vdi_type) = (
             text(vdi, "uuid"),
-            text(vdi, "name_label"),
+            label(vdi),
             text(vdi, "type"),
         );
         let path = match path.as_str() {
@@ -418,6 +418,15 @@ fn resolve(vm_dir: &StorePath, path: &str) -> Result<StorePath, String> {
 
 fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key)?.as_str().map(str::to_owned)
+}
+
+/// A record's name; a number is taken for one, too.
+fn label(record: &Value) -> Option<String> {
+    match record.get("name_label")? {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(name) => Some(name.to_string()),
+        _ => None,
+    }
 }
 
 /// A non-negative number, also when it is written as a float or as a text.
