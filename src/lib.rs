@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod cli;
+pub mod codec;
 pub mod config;
 pub mod error;
 pub mod image;

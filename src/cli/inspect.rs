@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::ls::{DiskRow, PointRow, VmRow, disk_row, open_disk, point_row, vm_row};
 use crate::error::ErrorKind;
-use crate::image::{
-    Disk, DiskContext, LinkReport, MAX_MERGE_STATE_BYTES, MergeState, MergeStep,
-    parent_of_merge_state,
+use crate::image::merge_state::{
+    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, parent_of_merge_state,
 };
+use crate::image::{Disk, DiskContext, LinkReport};
 use crate::io::ReadAt;
 use crate::repo::cache_index::CacheIndex;
 use crate::repo::catalogue::NamedVm;

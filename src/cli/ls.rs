@@ -243,11 +243,12 @@ pub(super) fn open_disk(
     record: &DiskRecord,
 ) -> Result<Arc<Disk>, String> {
     let path = record.path.as_ref().map_err(Clone::clone)?;
-    let guard = point.json_meta.map(|meta| DiskGuard {
+    let guard = DiskGuard {
         path: point.json_path.clone(),
-        meta,
-    });
-    context.open_disk(path, guard).map_err(|e| e.to_string())
+    };
+    context
+        .open_disk(path, Some(guard))
+        .map_err(|e| e.to_string())
 }
 
 pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) -> DiskRow {

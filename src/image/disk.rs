@@ -1,70 +1,87 @@
-//! A virtual disk at one restore point: a chain of images, re-checked while the storage changes.
+//! A virtual disk at one restore point: a chain of images, linked again when the storage changes.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::error::Result;
-use crate::io::{Chunk, Extent, ReadAt};
-use crate::store::{Meta, Store, StorePath};
+use super::chain::{BlockSource, Chain, ChainIo, Owner};
+use super::link;
+use super::open::Registry;
+use super::reader::DiskReader;
+use super::report::LinkReport;
+use crate::cache::{AheadPool, Block, BlockCache, BlockCacheStats, Gate, MetaCache, Touch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::store::{Store, StorePath};
 
-/// What disks share: the store and the caches.
+/// Budget of table pages, bitmaps and owner maps of all disks together.
+const META_CACHE_BYTES: u64 = 24 << 20;
+
+/// What disks share: the store, the caches, the threads that read ahead.
 pub struct DiskContext {
     store: Arc<dyn Store>,
+    registry: Registry,
+    meta: Arc<MetaCache>,
+    blocks: Arc<BlockCache>,
+    pub(super) ahead: Arc<AheadPool>,
+    /// Bounds how many blocks are fetched and decoded at once, and so the memory they take.
+    loading: Gate,
+    /// Bytes a single reader may have read ahead.
+    pub(super) window_bytes: u64,
 }
 
 /// The restore point's metadata file that vouches for a disk. XO removes it before it merges
-/// anything into the disk's youngest image, so as long as it is there with this version, the
-/// youngest image still holds what the restore point promised.
-#[derive(Debug, Clone)]
+/// anything into the disk's youngest image, so as long as it is there, that image still holds what
+/// the restore point promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskGuard {
     /// The `<date>.json`.
     pub path: StorePath,
-    /// Its state when the restore point was read.
-    pub meta: Meta,
-}
-
-/// One image of a chain, for people.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct LinkReport {
-    /// Path in the repository (of the alias, when there is one).
-    pub path: String,
-    /// Path of the VHD directory that an alias leads to.
-    pub data_path: Option<String>,
-    /// `VHD file` or `VHD directory`.
-    pub format: &'static str,
-    /// `fixed`, `dynamic` or `differencing`.
-    pub disk_type: &'static str,
-    /// `none`, `gzip`, `brotli`.
-    pub compression: &'static str,
-    /// Footer uuid.
-    pub uuid: String,
-    /// Parent's uuid as the header tells it (differencing only).
-    pub parent_uuid: Option<String>,
-    /// Virtual size in bytes.
-    pub virtual_size: u64,
-    /// Block size in bytes (0 for fixed disks).
-    pub block_size: u32,
-    /// Four-character creator application of the footer.
-    pub creator: String,
-    /// What was found to be wrong or odd, one sentence each.
-    pub problems: Vec<String>,
 }
 
 /// A disk that can be read at any offset.
-pub struct Disk {}
-
-/// One reader's view of a disk: knows the reader's position and reads ahead.
-pub struct DiskReader {}
+pub struct Disk {
+    context: Arc<DiskContext>,
+    path: StorePath,
+    guard: Option<DiskGuard>,
+    chain: RwLock<Arc<Chain>>,
+    /// Allocated bytes plus one once they have been counted, 0 before.
+    allocated_plus_one: AtomicU64,
+}
 
 impl DiskContext {
-    /// A context with a block cache of `cache_bytes`.
+    /// A context whose blocks take at most `cache_bytes`: three quarters for blocks that were read,
+    /// one for blocks read ahead.
     pub fn new(store: Arc<dyn Store>, cache_bytes: u64) -> Arc<Self> {
-        let _ = cache_bytes;
-        Arc::new(DiskContext { store })
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let traits = store.traits();
+        let ahead_bytes = cache_bytes / 4;
+        // Local blocks are limited by decoding; remote ones by latency, and need more of them in
+        // flight.
+        let (threads, window) = if traits.cheap_ranges {
+            (cores, (cores as u64 + 2) << 21)
+        } else {
+            (traits.parallelism.min(32), 32 << 21)
+        };
+        let meta = Arc::new(MetaCache::new(META_CACHE_BYTES));
+        Arc::new(DiskContext {
+            registry: Registry::new(Arc::clone(&store), Arc::clone(&meta)),
+            store,
+            meta,
+            blocks: Arc::new(BlockCache::new(cache_bytes - ahead_bytes)),
+            ahead: AheadPool::new(threads, ahead_bytes),
+            loading: Gate::new(threads + 2),
+            window_bytes: window.min(ahead_bytes),
+        })
     }
 
     /// The store the disks are on.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// What the block cache has done so far.
+    pub fn cache_stats(&self) -> BlockCacheStats {
+        self.blocks.stats()
     }
 
     /// Opens the disk whose youngest image is `path` (`.vhd` or `.alias.vhd`). Reads footers and
@@ -78,59 +95,224 @@ impl DiskContext {
         path: &StorePath,
         guard: Option<DiskGuard>,
     ) -> Result<Arc<Disk>> {
-        let _ = (path, guard);
-        todo!()
+        let mut chain = link::link(&self.registry, &self.store, path)?;
+        chain.guard.clone_from(&guard);
+        Ok(Arc::new(Disk {
+            context: Arc::clone(self),
+            path: path.clone(),
+            guard,
+            chain: RwLock::new(Arc::new(chain)),
+            allocated_plus_one: AtomicU64::new(0),
+        }))
+    }
+
+    pub(super) fn io(&self) -> ChainIo<'_> {
+        ChainIo {
+            store: self.store.as_ref(),
+            meta: &self.meta,
+        }
+    }
+
+    pub(super) fn block_cache(&self) -> &BlockCache {
+        &self.blocks
+    }
+
+    /// The block from the cache, or fetched and decoded behind the gate.
+    pub(super) fn load_block(
+        &self,
+        chain: &Chain,
+        link: usize,
+        block: u64,
+        touch: Touch,
+    ) -> Result<Block> {
+        self.blocks
+            .get_or_load(chain.block_key(link, block), touch, || {
+                let _pass = self.loading.enter();
+                chain.load_block(self.store.as_ref(), link, block)
+            })
     }
 }
 
 impl Disk {
-    /// Bytes allocated over the whole chain, in whole blocks. May read every block table of the
-    /// chain the first time; kept afterwards.
+    /// Bytes allocated over the whole chain, in whole blocks. Reads every block table of the chain
+    /// the first time.
     pub fn allocated_bytes(&self) -> Result<u64> {
-        todo!()
+        match self.allocated_plus_one.load(Ordering::Relaxed) {
+            0 => {
+                let bytes = self.with_chain(|chain| chain.allocated_bytes(&self.context.io()))?;
+                self.allocated_plus_one.store(bytes + 1, Ordering::Relaxed);
+                Ok(bytes)
+            }
+            known => Ok(known - 1),
+        }
     }
 
-    /// A guess at [`Self::allocated_bytes`] from what is in memory.
+    /// [`Self::allocated_bytes`] if it has been counted, else the virtual size.
     pub fn allocated_bytes_guess(&self) -> u64 {
-        todo!()
+        match self.allocated_plus_one.load(Ordering::Relaxed) {
+            0 => self.len_bytes(),
+            known => known - 1,
+        }
     }
 
     /// The images of the chain, youngest first.
     pub fn links(&self) -> Vec<LinkReport> {
-        todo!()
+        let chain = self.chain();
+        chain.links.iter().map(LinkReport::new).collect()
+    }
+
+    /// Images in the chain.
+    pub fn chain_length(&self) -> usize {
+        self.chain().links.len()
+    }
+
+    /// The same as [`Self::links`], with what only reading the tables tells: blocks that lie over
+    /// each other, tables that cannot be read.
+    pub fn checked_links(&self) -> Vec<LinkReport> {
+        let chain = self.chain();
+        let checked = chain.links.iter().map(|link| {
+            let mut report = LinkReport::new(link);
+            let table = link.image().load_table();
+            match table.and_then(|()| link.image().overlapping_blocks()) {
+                Ok(None) => {}
+                Ok(Some((a, b))) => report.problems.push(format!(
+                    "blocks {a} and {b} lie over each other in the file"
+                )),
+                Err(e) => report
+                    .problems
+                    .push(format!("its block table cannot be read: {e}")),
+            }
+            report
+        });
+        checked.collect()
     }
 
     /// Why part of the disk cannot be read although its youngest image is sound, or `None`.
-    pub fn broken(&self) -> Option<crate::error::Error> {
-        todo!()
+    pub fn broken(&self) -> Option<Error> {
+        self.chain().broken.clone()
+    }
+
+    /// What else was noticed while the chain was linked, one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        self.chain().problems.clone()
     }
 
     /// A reader with a position of its own.
     pub fn reader(self: &Arc<Self>) -> DiskReader {
-        todo!()
+        DiskReader::new(Arc::clone(self))
+    }
+
+    pub(super) fn context(&self) -> &Arc<DiskContext> {
+        &self.context
+    }
+
+    pub(super) fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Calls `read` with the chain; when something has gone missing or changed, links the chain
+    /// again, once, and calls it with the new one.
+    pub(super) fn with_chain<T>(
+        &self,
+        mut read: impl FnMut(&Arc<Chain>) -> Result<T>,
+    ) -> Result<T> {
+        let chain = self.chain();
+        let error = match read(&chain) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Changed) => e,
+            other => return other,
+        };
+        let again = self.relink(&chain).and_then(|fresh| read(&fresh));
+        again.map_err(|e| {
+            if e.kind() != ErrorKind::NotFound {
+                return e;
+            }
+            // A missing part after a second look is damage, whatever the storage calls it.
+            Error::corrupt(format!("is missing ({})", error.message()))
+                .with_object(e.object().unwrap_or(self.path.as_str()))
+                .with_source(e.clone())
+        })
+    }
+
+    fn relink(&self, stale: &Arc<Chain>) -> Result<Arc<Chain>> {
+        let current = self.chain();
+        if !Arc::ptr_eq(&current, stale) {
+            return Ok(current);
+        }
+        let mut fresh = link::link(&self.context.registry, &self.context.store, &self.path)?;
+        if fresh.links[0].image().uuid() != stale.links[0].image().uuid()
+            || fresh.size() != stale.size()
+        {
+            return Err(Error::new(
+                ErrorKind::Changed,
+                "is another disk than the one that was opened",
+            )
+            .with_object(&self.path));
+        }
+        fresh.guard.clone_from(&self.guard);
+        let fresh = Arc::new(fresh);
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+        Ok(fresh)
+    }
+}
+
+/// Blocks for accesses that belong to no reader.
+struct FromCache<'a>(&'a DiskContext);
+
+impl BlockSource for FromCache<'_> {
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
+        self.0.load_block(chain, link, block, Touch::Count)
     }
 }
 
 impl ReadAt for Disk {
     fn len_bytes(&self) -> u64 {
-        todo!()
+        self.chain().size()
     }
-    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> Result<()> {
-        todo!()
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.len_bytes())?;
+        self.with_chain(|chain| {
+            chain.read(&self.context.io(), &FromCache(&self.context), offset, buf)
+        })
     }
-    fn extent_at(&self, _offset: u64) -> Result<Extent> {
-        todo!()
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        check_range(offset, 1, self.len_bytes())?;
+        self.with_chain(|chain| {
+            let unit_log2 = chain.unit_log2();
+            let (end, is_data) = chain.run(&self.context.io(), offset >> unit_log2)?;
+            Ok(Extent {
+                kind: if is_data {
+                    ExtentKind::Data
+                } else {
+                    ExtentKind::Hole
+                },
+                end: (end << unit_log2).min(chain.size()),
+            })
+        })
     }
 }
 
-impl DiskReader {
-    /// See [`crate::tree::OpenFile::read`].
-    pub fn read(&self, _offset: u64, _len: usize, _buf: &mut [u8]) -> Result<Chunk> {
-        todo!()
-    }
-
-    /// Whether the read would be answered without waiting for slow storage or decoding.
-    pub fn is_quick(&self, _offset: u64, _len: usize) -> bool {
-        todo!()
+impl Disk {
+    /// The image, and the block of it, that a range can be taken from in one piece: decoded whole,
+    /// wholly visible. Used by readers for the short way.
+    pub(super) fn single_block(
+        &self,
+        chain: &Chain,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<(usize, u64)>> {
+        let unit = offset >> chain.unit_log2();
+        if len == 0 || (offset + len - 1) >> chain.unit_log2() != unit {
+            return Ok(None);
+        }
+        let Owner::Link(link) = chain.owner(&self.context.io(), unit)? else {
+            return Ok(None);
+        };
+        let image = chain.links[link].image();
+        if !image.is_whole() || offset + len > chain.visible_until(link) {
+            return Ok(None);
+        }
+        Ok(Some((link, chain.block_of_unit(image, unit))))
     }
 }

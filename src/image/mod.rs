@@ -1,9 +1,20 @@
-//! Disks of restore points: one VHD after another, as one flat range of bytes.
+//! Disks of restore points: chains of VHDs as one flat range of bytes each.
+//!
+//! `vhd` parses structures, `vhd_file` and `vhd_dir` read one image each, `open` shares them, `link`
+//! finds parents, `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead.
 
+mod bitmap;
+mod chain;
 mod disk;
-mod merge_state;
+mod link;
+pub mod merge_state;
+mod open;
+mod reader;
+mod report;
+pub mod vhd;
+mod vhd_dir;
+mod vhd_file;
 
-pub use disk::{Disk, DiskContext, DiskGuard, DiskReader, LinkReport};
-pub use merge_state::{
-    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
-};
+pub use disk::{Disk, DiskContext, DiskGuard};
+pub use reader::DiskReader;
+pub use report::LinkReport;

@@ -311,11 +311,7 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
     let mut wishes = Vec::with_capacity(vhds.len());
     for (vdi_ref, path) in vhds {
         let vdi = vdis.get(vdi_ref).unwrap_or(&Value::Null);
-        let (uuid, label, vdi_type) = (
-            text(vdi, "uuid"),
-            label(vdi),
-            text(vdi, "type"),
-        );
+        let (uuid, label, vdi_type) = (text(vdi, "uuid"), label(vdi), text(vdi, "type"));
         let path = match path.as_str() {
             Some(path) => resolve(vm_dir, path),
             None => Err("its VHD's path is not a text".to_owned()),

@@ -9,7 +9,7 @@ use super::ViewContext;
 use super::nodes::{Xattrs, is_ours, point_identity};
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Disk, DiskGuard, DiskReader};
+use crate::image::{Disk, DiskReader};
 use crate::io::{Chunk, Extent, ReadAt};
 use crate::repo::{DiskRecord, RestorePoint};
 use crate::store::{Meta, StorePath};
@@ -55,11 +55,8 @@ impl DiskFile {
     }
 
     fn disk(&self) -> Result<Arc<Disk>> {
-        let guard = DiskGuard {
-            path: self.point.json_path.clone(),
-            meta: self.json,
-        };
-        self.context.disks.open(self.path()?, Some(guard))
+        let vouched = (self.point.json_path.clone(), self.json.version);
+        self.context.disks.open(self.path()?, Some(vouched))
     }
 
     fn attr_with(&self, exact: bool) -> Attr {

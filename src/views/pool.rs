@@ -48,12 +48,20 @@ impl DiskPool {
         &self.context
     }
 
-    /// The disk whose youngest image is `path`, opened if it is not. Blocks on storage.
+    /// The disk whose youngest image is `path`, opened if it is not. `vouched` is the restore
+    /// point's metadata file and its state: a point that was made again is another disk. Blocks on
+    /// storage.
     ///
     /// # Errors
     /// As [`DiskContext::open_disk`], possibly that of a try up to a second ago.
-    pub fn open(&self, path: &StorePath, guard: Option<DiskGuard>) -> Result<Arc<Disk>> {
-        let vouched = guard.as_ref().map(|g| (g.path.clone(), g.meta.version));
+    pub fn open(
+        &self,
+        path: &StorePath,
+        vouched: Option<(StorePath, Version)>,
+    ) -> Result<Arc<Disk>> {
+        let guard = vouched
+            .as_ref()
+            .map(|(path, _)| DiskGuard { path: path.clone() });
         let key: Key = (path.clone(), vouched);
         let cell = self.cell(&key);
         let (result, _) = cell.get_or_init(|| {

@@ -1,0 +1,188 @@
+//! Threads that fetch and decode blocks before they are asked for.
+//!
+//! All readers share one pool and one budget of bytes: a block that was read ahead stays with its
+//! reader, outside the cache, until it is used or dropped.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+
+use super::blocks::Block;
+use super::flight::{Flight, LandOnDrop};
+use crate::error::Result;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Queue {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+}
+
+/// The pool. Threads start when there is work and end with the pool.
+pub struct AheadPool {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    max_threads: usize,
+    budget_bytes: u64,
+    reserved_bytes: AtomicU64,
+}
+
+/// A block on its way. Dropping it gives its bytes back to the budget; the work itself is not
+/// undone.
+pub struct AheadTicket {
+    pool: Arc<AheadPool>,
+    reserved: u64,
+    flight: Arc<Flight<Block>>,
+}
+
+impl AheadPool {
+    /// A pool of at most `max_threads` threads whose waiting blocks weigh at most `budget_bytes`.
+    pub fn new(max_threads: usize, budget_bytes: u64) -> Arc<Self> {
+        Arc::new(AheadPool {
+            queue: Mutex::new(Queue {
+                jobs: VecDeque::new(),
+                idle: 0,
+                threads: 0,
+            }),
+            wake: Condvar::new(),
+            max_threads: max_threads.max(1),
+            budget_bytes,
+            reserved_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts loading a block of `bytes` bytes, or `None` when the budget is used up.
+    pub fn submit(
+        self: &Arc<Self>,
+        bytes: u64,
+        load: impl FnOnce() -> Result<Block> + Send + 'static,
+    ) -> Option<AheadTicket> {
+        self.reserved_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
+                (reserved + bytes <= self.budget_bytes).then_some(reserved + bytes)
+            })
+            .ok()?;
+        let flight = Arc::new(Flight::new());
+        let ticket = AheadTicket {
+            pool: Arc::clone(self),
+            reserved: bytes,
+            flight: Arc::clone(&flight),
+        };
+        // A reader that has gone away before its turn comes needs no work done.
+        let wanted = Arc::downgrade(&flight);
+        drop(flight);
+        self.push(Box::new(move || {
+            if let Some(flight) = wanted.upgrade() {
+                let unwound = LandOnDrop(&flight);
+                flight.land(load());
+                drop(unwound);
+            }
+        }));
+        Some(ticket)
+    }
+
+    fn push(self: &Arc<Self>, job: Job) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.jobs.push_back(job);
+        if queue.idle == 0 && queue.threads < self.max_threads {
+            let pool = Arc::downgrade(self);
+            let spawned = std::thread::Builder::new()
+                .name(format!("ahead-{}", queue.threads))
+                .spawn(move || work(&pool));
+            if spawned.is_ok() {
+                queue.threads += 1;
+            } else if queue.threads == 0 {
+                // No thread can be had: do without reading ahead. Dropping the job leaves the
+                // flight unlanded, so it is run here instead.
+                let job = queue.jobs.pop_back();
+                drop(queue);
+                if let Some(job) = job {
+                    job();
+                }
+                return;
+            }
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Bytes that blocks read ahead and not yet used may take now.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.reserved_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// How long an idle thread waits before it looks whether the pool is still there.
+const IDLE: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn work(pool: &Weak<AheadPool>) {
+    while let Some(strong) = pool.upgrade() {
+        let mut queue = strong.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = match queue.jobs.pop_front() {
+            Some(job) => Some(job),
+            None => {
+                queue.idle += 1;
+                let (mut back, _) = strong
+                    .wake
+                    .wait_timeout(queue, IDLE)
+                    .unwrap_or_else(PoisonError::into_inner);
+                back.idle -= 1;
+                let job = back.jobs.pop_front();
+                queue = back;
+                job
+            }
+        };
+        drop(queue);
+        if let Some(job) = job {
+            // A job that panics has landed an error by unwinding; the thread goes on.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+        }
+    }
+}
+
+impl AheadTicket {
+    /// Waits for the block.
+    pub fn wait(&self) -> Result<Block> {
+        self.flight.wait()
+    }
+
+    /// Whether waiting would not block.
+    pub fn is_ready(&self) -> bool {
+        self.flight.try_get().is_some()
+    }
+}
+
+impl Drop for AheadTicket {
+    fn drop(&mut self) {
+        self.pool
+            .reserved_bytes
+            .fetch_sub(self.reserved, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn work_is_done_ahead_and_the_budget_is_kept() {
+        let pool = AheadPool::new(2, 100);
+        let load = || {
+            Ok(Block {
+                bytes: Bytes::from_static(b"x"),
+                full: true,
+            })
+        };
+        let first = pool.submit(60, load).unwrap();
+        assert!(pool.submit(60, load).is_none());
+        assert_eq!(&first.wait().unwrap().bytes[..], b"x");
+        drop(first);
+        assert_eq!(pool.reserved_bytes(), 0);
+        let again = pool.submit(100, || panic!("on purpose")).unwrap();
+        assert!(again.wait().is_err());
+        drop(again);
+        assert!(pool.submit(100, load).unwrap().wait().is_ok());
+    }
+}

@@ -1,0 +1,73 @@
+//! One piece of work, many waiters.
+//!
+//! The first who wants a block becomes its worker; the others wait for the same result. A failure
+//! goes to all who waited, and is forgotten: the next who asks tries again.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A result that will be there later.
+pub struct Flight<T> {
+    state: Mutex<Option<Result<T>>>,
+    landed: Condvar,
+}
+
+impl<T: Clone> Flight<T> {
+    /// Nothing there yet.
+    pub fn new() -> Self {
+        Flight {
+            state: Mutex::new(None),
+            landed: Condvar::new(),
+        }
+    }
+
+    /// Gives the result to all waiters. The first call counts.
+    pub fn land(&self, result: Result<T>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.get_or_insert(result);
+        drop(state);
+        self.landed.notify_all();
+    }
+
+    /// The result if it is there.
+    pub fn try_get(&self) -> Option<Result<T>> {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits for the result.
+    pub fn wait(&self) -> Result<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(result) = state.as_ref() {
+                return result.clone();
+            }
+            state = self
+                .landed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl<T: Clone> Default for Flight<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Lands an error if the worker unwinds before it has landed a result, so that nobody waits for
+/// ever.
+pub struct LandOnDrop<'a, T: Clone>(pub &'a Flight<T>);
+
+impl<T: Clone> Drop for LandOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.0.land(Err(Error::new(
+            ErrorKind::Io,
+            "the work was given up before it was done",
+        )));
+    }
+}

@@ -1,0 +1,7 @@
+//! Pure functions on bytes: what XO does to a part before it stores it, undone.
+//!
+//! No I/O happens here, and no output can be larger than the caller allows.
+
+mod filter;
+
+pub use filter::{Filter, MAX_FILTERS_JSON_BYTES};

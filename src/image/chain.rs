@@ -1,0 +1,540 @@
+//! A chain of images as one range of bytes: who owns which unit, and reading from the owner down.
+//!
+//! Mapping is separate from reading: [`Chain::owner`] answers from block tables alone. The unit is
+//! the smallest block size of the chain, so that each unit lies within one block of every image.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::bitmap;
+use super::disk::DiskGuard;
+use super::link::{Merge, current_merges};
+use super::open::{Found, Image};
+use super::vhd_file::Stability;
+use crate::cache::{Block, BlockKey, MetaCache, MetaKey, MetaKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+
+/// Units per page of the owner map.
+const PAGE_UNITS: u64 = 1024;
+/// Owner of a unit that no image announces: zeros.
+const HOLE: u16 = 0xFFFF;
+/// Owner of a unit that would be in an ancestor that cannot be used.
+const BROKEN: u16 = 0xFFFE;
+
+/// One image of a chain.
+pub(super) struct ChainLink {
+    pub found: Found,
+    /// What is remarkable about it in this chain.
+    pub notes: Vec<String>,
+    /// The child above it is no longer needed (end of a merge).
+    pub replaces_child: bool,
+    /// Bytes of this image that can be seen through its descendants.
+    limit: u64,
+}
+
+impl ChainLink {
+    pub(super) fn new(found: Found) -> Self {
+        ChainLink {
+            found,
+            notes: Vec::new(),
+            replaces_child: false,
+            limit: 0,
+        }
+    }
+
+    pub(super) fn image(&self) -> &Arc<Image> {
+        &self.found.image
+    }
+}
+
+/// A linked chain, youngest first. Immutable; when the storage changes a new one is made.
+pub(super) struct Chain {
+    id: u64,
+    pub links: Vec<ChainLink>,
+    /// Why the chain ends before an image that has no parent.
+    pub broken: Option<Error>,
+    merges: Vec<Merge>,
+    pub problems: Vec<String>,
+    unit_log2: u32,
+    size: u64,
+    /// Whether any image's blocks are fetched whole, so that reading ahead is worth its while.
+    has_whole: bool,
+    /// What vouches for the youngest image.
+    pub guard: Option<DiskGuard>,
+}
+
+/// What a chain reads with; owned by the disk context.
+pub(super) struct ChainIo<'a> {
+    pub store: &'a dyn Store,
+    pub meta: &'a MetaCache,
+}
+
+/// Who gets decoded blocks: a cache, possibly a reader's own window in front of it.
+pub(super) trait BlockSource {
+    /// The block `block` of the image at `link`, from memory or by `chain.load_block`.
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block>;
+}
+
+/// Where a unit's newest bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The image at this index of the chain announces the unit.
+    Link(usize),
+    /// Nobody does: zeros.
+    Hole,
+    /// It may be in an ancestor that cannot be used.
+    Broken,
+}
+
+impl Chain {
+    pub(super) fn new(
+        id: u64,
+        mut links: Vec<ChainLink>,
+        broken: Option<Error>,
+        merges: Vec<Merge>,
+        problems: Vec<String>,
+    ) -> Self {
+        let mut limit = u64::MAX;
+        for link in &mut links {
+            limit = limit.min(link.image().size());
+            link.limit = limit;
+        }
+        let unit = links.iter().map(|l| l.image().block_size()).min();
+        Chain {
+            id,
+            unit_log2: unit.map_or(21, u32::trailing_zeros),
+            has_whole: links.iter().any(|l| l.image().is_whole()),
+            size: links.first().map_or(0, |l| l.image().size()),
+            links,
+            broken,
+            merges,
+            problems,
+            guard: None,
+        }
+    }
+
+    /// Virtual size of the disk in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// log2 of the bytes of a unit.
+    pub(super) fn unit_log2(&self) -> u32 {
+        self.unit_log2
+    }
+
+    pub(super) fn has_whole(&self) -> bool {
+        self.has_whole
+    }
+
+    fn units(&self) -> u64 {
+        self.size.div_ceil(1 << self.unit_log2)
+    }
+
+    /// The block of `image` that holds `unit`.
+    pub(super) fn block_of_unit(&self, image: &Image, unit: u64) -> u64 {
+        unit >> (image.block_size().trailing_zeros() - self.unit_log2)
+    }
+
+    /// The owner of a unit. May read table pages.
+    pub(super) fn owner(&self, io: &ChainIo<'_>, unit: u64) -> Result<Owner> {
+        let page = self.owner_page(io, unit / PAGE_UNITS, true)?;
+        Ok(owner_at(&page, unit % PAGE_UNITS))
+    }
+
+    /// A page of owners, empty when all are holes. `keep` is false for scans of whole disks, which
+    /// would push everything else out.
+    fn owner_page(&self, io: &ChainIo<'_>, page: u64, keep: bool) -> Result<Arc<[u8]>> {
+        let key = MetaKey {
+            of: self.id,
+            generation: 0,
+            kind: MetaKind::Owner,
+            index: page,
+        };
+        if let Some(owners) = io.meta.get(&key) {
+            return Ok(owners);
+        }
+        let owners = self.compute_owners(page)?;
+        if keep {
+            io.meta.insert(key, Arc::clone(&owners));
+        }
+        Ok(owners)
+    }
+
+    fn compute_owners(&self, page: u64) -> Result<Arc<[u8]>> {
+        let first = page * PAGE_UNITS;
+        let count = PAGE_UNITS.min(self.units().saturating_sub(first));
+        if count == 0 {
+            return Ok(Arc::from([]));
+        }
+        let mut owners = vec![HOLE; count as usize];
+        let mut open: Vec<u64> = vec![u64::MAX; (PAGE_UNITS / 64) as usize];
+        let mut announced = vec![0u64; (PAGE_UNITS / 64) as usize];
+        for (index, link) in self.links.iter().enumerate() {
+            // Units that begin past what can be seen of this image are holes, whatever lies below.
+            let visible = link
+                .limit
+                .div_ceil(1 << self.unit_log2)
+                .saturating_sub(first);
+            for unit in visible..PAGE_UNITS {
+                open[(unit / 64) as usize] &= !(1 << (unit % 64));
+            }
+            if open.iter().all(|&word| word == 0) {
+                break;
+            }
+            announced.fill(0);
+            self.announced_units(link.image(), first, count, &mut announced)?;
+            for (word, (left, here)) in open.iter_mut().zip(&announced).enumerate() {
+                let mut new = *left & *here;
+                *left &= !*here;
+                while new != 0 {
+                    let unit = word * 64 + new.trailing_zeros() as usize;
+                    if let Some(owner) = owners.get_mut(unit) {
+                        *owner = index as u16;
+                    }
+                    new &= new - 1;
+                }
+            }
+        }
+        if self.broken.is_some() {
+            for (unit, owner) in owners.iter_mut().enumerate() {
+                if bitmap::get(&open, unit as u64) {
+                    *owner = BROKEN;
+                }
+            }
+        }
+        if owners.iter().all(|&owner| owner == HOLE) {
+            return Ok(Arc::from([]));
+        }
+        Ok(owners.iter().flat_map(|o| o.to_ne_bytes()).collect())
+    }
+
+    fn announced_units(
+        &self,
+        image: &Image,
+        first: u64,
+        count: u64,
+        bits: &mut [u64],
+    ) -> Result<()> {
+        let shift = image.block_size().trailing_zeros() - self.unit_log2;
+        if shift == 0 {
+            return image.announced(first, count, bits);
+        }
+        // Larger blocks than units: one bit of the table stands for several units.
+        let first_block = first >> shift;
+        let last_block = (first + count - 1) >> shift;
+        let blocks = last_block - first_block + 1;
+        let mut table = vec![0u64; blocks.div_ceil(64) as usize];
+        image.announced(first_block, blocks, &mut table)?;
+        for unit in first..first + count {
+            if bitmap::get(&table, (unit >> shift) - first_block) {
+                bitmap::set(bits, unit - first);
+            }
+        }
+        Ok(())
+    }
+
+    /// The run of units from `unit` on that are all owned (or broken) or all holes: its end (a unit
+    /// number) and whether it is data.
+    pub(super) fn run(&self, io: &ChainIo<'_>, unit: u64) -> Result<(u64, bool)> {
+        let units = self.units();
+        let is_data = self.owner(io, unit)? != Owner::Hole;
+        let mut at = unit + 1;
+        while at < units {
+            let page = self.owner_page(io, at / PAGE_UNITS, false)?;
+            let page_end = ((at / PAGE_UNITS + 1) * PAGE_UNITS).min(units);
+            if page.is_empty() {
+                if is_data {
+                    return Ok((at, true));
+                }
+                at = page_end;
+                continue;
+            }
+            for other in at..page_end {
+                if (owner_at(&page, other % PAGE_UNITS) != Owner::Hole) != is_data {
+                    return Ok((other, is_data));
+                }
+            }
+            at = page_end;
+        }
+        Ok((units, is_data))
+    }
+
+    /// Bytes in owned units, over the whole disk. Reads every table of the chain.
+    pub(super) fn allocated_bytes(&self, io: &ChainIo<'_>) -> Result<u64> {
+        let units = self.units();
+        let unit_bytes = 1u64 << self.unit_log2;
+        let mut total = 0;
+        for page in 0..units.div_ceil(PAGE_UNITS) {
+            let owners = self.owner_page(io, page, false)?;
+            let data = owners
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .filter(|o| u16::from_ne_bytes(**o) != HOLE)
+                .count() as u64;
+            total += data * unit_bytes;
+        }
+        if units > 0 && self.owner(io, units - 1)? != Owner::Hole {
+            total -= units * unit_bytes - self.size;
+        }
+        Ok(total)
+    }
+
+    /// Fetches and decodes a block, following it where a merge has moved it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not where it should be, `Changed` when the youngest image no longer
+    /// belongs to its restore point.
+    pub(super) fn load_block(&self, store: &dyn Store, link: usize, block: u64) -> Result<Block> {
+        let image = self.links[link].image();
+        let fetched = match image.fetch(block) {
+            Err(e) if e.kind() == ErrorKind::NotFound => self.fetch_moved(store, link, block, e)?,
+            other => other?,
+        };
+        if link == 0 {
+            self.check_guard(store)?;
+        }
+        Ok(fetched)
+    }
+
+    /// The image to which a merge has moved a missing block of the image at `link`.
+    fn merge_target(&self, store: &dyn Store, link: usize) -> Option<&ChainLink> {
+        let child = &self.links[link].found.path;
+        let below = &self.links[link + 1..];
+        let is_target = |merge: &Merge, at: usize| {
+            let target = &below[at];
+            target.image().is_dir()
+                && target.image().block_size() == self.links[link].image().block_size()
+                && merge.concerns(&target.found.path, child, at == 0)
+        };
+        (0..below.len())
+            .find(|&at| {
+                // The state as it was when the chain was linked, or as it is now: a merge may have
+                // begun since.
+                self.merges.iter().any(|m| is_target(m, at))
+            })
+            .or_else(|| {
+                (0..below.len()).find(|&at| {
+                    current_merges(store, &below[at].found.path)
+                        .iter()
+                        .any(|m| is_target(m, at))
+                })
+            })
+            .map(|at| &below[at])
+    }
+
+    fn fetch_moved(
+        &self,
+        store: &dyn Store,
+        link: usize,
+        block: u64,
+        missing: Error,
+    ) -> Result<Block> {
+        match self.merge_target(store, link) {
+            Some(target) => target.image().fetch(block),
+            None => Err(missing),
+        }
+    }
+
+    /// Fails when the restore point of the youngest image is gone: XO may then be merging another
+    /// one into that image.
+    fn check_guard(&self, store: &dyn Store) -> Result<()> {
+        let Some(guard) = &self.guard else {
+            return Ok(());
+        };
+        match store.head(&guard.path) {
+            // XO writes the file again when a merge has changed the backup's size: being there is
+            // what counts.
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(
+                ErrorKind::Changed,
+                "the restore point was removed and its disk may be being merged",
+            )
+            .with_object(&guard.path)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Fills `buf` with the bytes at `offset`, which must lie within the disk.
+    pub(super) fn read(
+        &self,
+        io: &ChainIo<'_>,
+        blocks: &dyn BlockSource,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let end = offset + buf.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let unit = at >> self.unit_log2;
+            let unit_end = ((unit + 1) << self.unit_log2).min(end);
+            let owner = self.owner(io, unit)?;
+            let part = &mut buf[(at - offset) as usize..(unit_end - offset) as usize];
+            match owner {
+                Owner::Hole => part.fill(0),
+                Owner::Broken => return Err(self.broken_error()),
+                Owner::Link(link) => self.read_unit(io, blocks, link, at, part)?,
+            }
+            at = unit_end;
+        }
+        Ok(())
+    }
+
+    fn broken_error(&self) -> Error {
+        self.broken.clone().unwrap_or_else(|| {
+            Error::corrupt("a part of the disk is in an image that cannot be used")
+        })
+    }
+
+    /// Reads bytes of one unit whose topmost announcing image is at `link`, going down wherever a
+    /// sector bitmap says so.
+    fn read_unit(
+        &self,
+        io: &ChainIo<'_>,
+        blocks: &dyn BlockSource,
+        link: usize,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        // Ranges of `buf` still to be filled, and from which link down. Each pass goes at least
+        // one link down, so this ends.
+        let mut todo: Vec<(Range<usize>, usize)> = vec![(0..buf.len(), link)];
+        let mut absent = Vec::new();
+        while let Some((range, from)) = todo.pop() {
+            let start = offset + range.start as u64;
+            let Some((index, visible)) = self.next_announcing(from, start, range.clone())? else {
+                buf[range].fill(0);
+                continue;
+            };
+            buf[visible..range.end].fill(0);
+            let range = range.start..visible;
+            let image = self.links[index].image();
+            let shift = image.block_size().trailing_zeros();
+            let block = start >> shift;
+            let within = start - (block << shift);
+            let within = within..within + range.len() as u64;
+            let part = &mut buf[range.clone()];
+            absent.clear();
+            if image.is_whole() {
+                let loaded = blocks.block(self, index, block)?;
+                copy_present(image, &loaded, within, part, &mut absent)?;
+            } else {
+                self.read_in_place(io, index, block, within, part, &mut absent)?;
+            }
+            for gap in absent.drain(..) {
+                let gap = range.start + gap.start..range.start + gap.end;
+                if image.is_differencing() {
+                    todo.push((gap, index + 1));
+                } else {
+                    buf[gap].fill(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first image from `from` down that announces the block at byte `start`, and how much of
+    /// `range` (of which `start` is the first byte) is visible there; `None` for zeros.
+    fn next_announcing(
+        &self,
+        from: usize,
+        start: u64,
+        range: Range<usize>,
+    ) -> Result<Option<(usize, usize)>> {
+        let mut end = range.end;
+        for (index, link) in self.links.iter().enumerate().skip(from) {
+            let Some(visible) = link.limit.checked_sub(start).filter(|&v| v > 0) else {
+                return Ok(None);
+            };
+            end = end.min(
+                range
+                    .start
+                    .saturating_add(visible.min(usize::MAX as u64) as usize),
+            );
+            let mut bit = [0u64];
+            let block = start >> link.image().block_size().trailing_zeros();
+            link.image().announced(block, 1, &mut bit)?;
+            if bit[0] != 0 {
+                return Ok(Some((index, end)));
+            }
+        }
+        if self.broken.is_some() {
+            return Err(self.broken_error());
+        }
+        Ok(None)
+    }
+
+    fn read_in_place(
+        &self,
+        io: &ChainIo<'_>,
+        link: usize,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        let image = self.links[link].image();
+        match image.read_in_place(block, within.clone(), buf, absent) {
+            Ok(Stability::Settled) => Ok(()),
+            Ok(Stability::Unsettled) if link == 0 => self.check_guard(io.store),
+            Ok(Stability::Unsettled) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                // Moved by a merge: rare, so the block is simply read whole.
+                absent.clear();
+                let moved = self.fetch_moved(io.store, link, block, e)?;
+                copy_present(image, &moved, within, buf, absent)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The key under which a decoded block of the image at `link` is cached.
+    pub(super) fn block_key(&self, link: usize, block: u64) -> BlockKey {
+        BlockKey {
+            image: self.links[link].image().id,
+            block,
+        }
+    }
+
+    /// The byte offset up to which the image at `link` can be seen.
+    pub(super) fn visible_until(&self, link: usize) -> u64 {
+        self.links[link].limit
+    }
+}
+
+fn owner_at(page: &[u8], index: u64) -> Owner {
+    match page.as_chunks::<2>().0.get(index as usize) {
+        None => Owner::Hole,
+        Some(bytes) => match u16::from_ne_bytes(*bytes) {
+            HOLE => Owner::Hole,
+            BROKEN => Owner::Broken,
+            link => Owner::Link(usize::from(link)),
+        },
+    }
+}
+
+/// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.
+fn copy_present(
+    image: &Image,
+    block: &Block,
+    within: Range<u64>,
+    buf: &mut [u8],
+    absent: &mut Vec<Range<usize>>,
+) -> Result<()> {
+    let (sectors, data) = block.bytes.split_at(image.bitmap_bytes() as usize);
+    if block.full {
+        buf.copy_from_slice(&data[within.start as usize..within.end as usize]);
+        return Ok(());
+    }
+    bitmap::split(sectors, within.clone(), |run, is_present| {
+        let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
+        if is_present {
+            buf[part].copy_from_slice(&data[run.start as usize..run.end as usize]);
+        } else {
+            absent.push(part);
+        }
+        Ok(())
+    })
+}

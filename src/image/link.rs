@@ -1,0 +1,354 @@
+//! From the youngest image to the last of its ancestors: which image is whose parent.
+//!
+//! A child names its parent by path and by uuid. Both can be out of date while XO merges, after it
+//! was interrupted, and after people have moved files; what then counts as sound is decided here
+//! and nowhere else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::chain::{Chain, ChainLink};
+use super::merge_state::{
+    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
+};
+use super::open::{Found, Image, Registry};
+use super::vhd::Uuid;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{EntryKind, Store, StorePath};
+
+/// Longest chain that is followed. XO's longest are some hundreds; the limit bounds the work that
+/// hostile files can cause.
+const MAX_CHAIN: usize = 16_384;
+
+/// A merge that is running or was interrupted, with its paths resolved.
+#[derive(Debug, Clone)]
+pub(super) struct Merge {
+    /// The image that blocks are merged into.
+    pub target: StorePath,
+    /// The images merged into it, oldest first; empty when an old state file does not name them.
+    pub children: Vec<StorePath>,
+    /// Uuid that the target takes over at the end.
+    pub child_uuid: Option<Uuid>,
+    /// Whether all blocks are merged and the target has taken over the child's identity.
+    pub in_cleanup: bool,
+}
+
+impl Merge {
+    /// Whether `child` is merged into `target` by this merge. `is_next` tells whether `child` is
+    /// the target's direct child: what old state files, which name no child, are about.
+    pub(super) fn concerns(&self, target: &StorePath, child: &StorePath, is_next: bool) -> bool {
+        self.target == *target
+            && (self.children.contains(child) || (self.children.is_empty() && is_next))
+    }
+}
+
+/// The merges that the state files of a directory tell of. Unreadable ones are reported, not
+/// followed: without them a moved block is an error, never a guess.
+pub(super) fn merges_of(
+    store: &dyn Store,
+    dir: &StorePath,
+    names: &[String],
+    problems: &mut Vec<String>,
+) -> Vec<Merge> {
+    let mut merges = Vec::new();
+    for name in names {
+        let Some(parent) = parent_of_merge_state(name) else {
+            continue;
+        };
+        let path = dir.child(name);
+        let parsed = store
+            .read(&path, MAX_MERGE_STATE_BYTES)
+            .and_then(|(json, _)| MergeState::parse(&json).map_err(|e| e.with_object(&path)))
+            .and_then(|state| resolve(dir, parent, &state));
+        match parsed {
+            Ok(merge) => merges.push(merge),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => problems.push(format!("merge state cannot be used: {e}")),
+        }
+    }
+    merges
+}
+
+fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
+    let mut chain = state
+        .chain
+        .iter()
+        .map(|path| dir.join(path))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter();
+    let target = chain.next().unwrap_or_else(|| dir.child(parent));
+    Ok(Merge {
+        target,
+        children: chain.collect(),
+        child_uuid: state.child_uuid.as_deref().and_then(Uuid::parse),
+        in_cleanup: state.step == MergeStep::Cleanup,
+    })
+}
+
+/// What linking needs to know of one directory of images.
+struct DirIndex {
+    names: Vec<String>,
+    by_uuid: Option<HashMap<Uuid, Vec<Found>>>,
+}
+
+/// Links the chain whose youngest image is at `path`.
+///
+/// # Errors
+/// When the youngest image cannot be opened. Anything that is wrong further down ends the chain
+/// there and is kept in it.
+pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath) -> Result<Chain> {
+    let mut linker = Linker {
+        registry,
+        store,
+        dirs: HashMap::new(),
+        merges: Vec::new(),
+        problems: Vec::new(),
+    };
+    linker.learn_dir(&path.parent());
+    let youngest = linker.open_youngest(path)?;
+    let mut links = vec![ChainLink::new(youngest)];
+    let mut broken = None;
+    while links[links.len() - 1].found.image.is_differencing() {
+        if links.len() >= MAX_CHAIN {
+            broken = Some(Error::corrupt(format!(
+                "chain has more than {MAX_CHAIN} links"
+            )));
+            break;
+        }
+        match linker.parent_of(&links) {
+            Ok(parent) => {
+                if parent.replaces_child {
+                    links.pop();
+                }
+                links.push(parent);
+            }
+            Err(e) => {
+                broken = Some(e);
+                break;
+            }
+        }
+    }
+    Ok(Chain::new(
+        registry.new_id(),
+        links,
+        broken,
+        linker.merges,
+        linker.problems,
+    ))
+}
+
+struct Linker<'a> {
+    registry: &'a Registry,
+    store: &'a Arc<dyn Store>,
+    dirs: HashMap<StorePath, DirIndex>,
+    merges: Vec<Merge>,
+    problems: Vec<String>,
+}
+
+impl Linker<'_> {
+    /// Lists a directory of images once and learns of its merges.
+    fn learn_dir(&mut self, dir: &StorePath) {
+        if self.dirs.contains_key(dir) {
+            return;
+        }
+        let names = match self.store.list(dir) {
+            Ok(entries) => entries
+                .into_iter()
+                .filter(|e| e.kind == EntryKind::File || e.name.ends_with(".vhd"))
+                .map(|e| e.name)
+                .collect(),
+            Err(e) => {
+                self.problems
+                    .push(format!("images beside it cannot be listed: {e}"));
+                Vec::new()
+            }
+        };
+        let merges = merges_of(self.store.as_ref(), dir, &names, &mut self.problems);
+        self.merges.extend(merges);
+        self.dirs.insert(
+            dir.clone(),
+            DirIndex {
+                names,
+                by_uuid: None,
+            },
+        );
+    }
+
+    /// The youngest image, or the image that XO has merged it into without having renamed that yet.
+    fn open_youngest(&mut self, path: &StorePath) -> Result<Found> {
+        let error = match self.registry.open(path) {
+            Ok(found) => return Ok(found),
+            Err(e) => e,
+        };
+        for merge in &self.merges {
+            if merge.children.last() != Some(path) {
+                continue;
+            }
+            // Old state files tell no uuid; in their last step the target is the child all the same.
+            let is_child = |target: &Found| match merge.child_uuid {
+                Some(uuid) => uuid == target.image.uuid(),
+                None => merge.in_cleanup && error.kind() == ErrorKind::NotFound,
+            };
+            if let Ok(target) = self.registry.open(&merge.target)
+                && is_child(&target)
+            {
+                self.problems.push(format!(
+                    "{path} was merged into {} but not replaced by it yet; the latter is used",
+                    merge.target
+                ));
+                return Ok(target);
+            }
+        }
+        Err(error)
+    }
+
+    /// The parent of the last link.
+    fn parent_of(&mut self, links: &[ChainLink]) -> Result<ChainLink> {
+        let child = &links[links.len() - 1].found;
+        let Some(header) = &child.image.header else {
+            return Err(Error::corrupt("differencing disk without a header"));
+        };
+        let wanted = header.parent_uuid;
+        let dir = child.path.parent();
+        let by_name = dir
+            .join(&header.parent_unicode_name)
+            .and_then(|path| {
+                if header.parent_unicode_name.is_empty() || path == child.path {
+                    return Err(Error::corrupt("names no parent"));
+                }
+                self.learn_dir(&path.parent());
+                self.registry.open(&path)
+            })
+            .and_then(|parent| self.accept(links, parent, wanted));
+        let not_by_name = match by_name {
+            Ok(link) => return self.check_loop(links, link),
+            Err(e) => e,
+        };
+        if let Some(link) = self.merged_ancestor(child) {
+            return self.check_loop(links, link);
+        }
+        match self.by_uuid(&dir, wanted, &child.image) {
+            Some(found) => {
+                let mut link = ChainLink::new(found);
+                link.notes.push(format!(
+                    "found by its uuid: the child's name for it ({:?}) leads nowhere",
+                    header.parent_unicode_name
+                ));
+                self.check_loop(links, link)
+            }
+            None => Err(Error::new(
+                if not_by_name.kind() == ErrorKind::Transient {
+                    ErrorKind::Transient
+                } else {
+                    ErrorKind::Corrupt
+                },
+                format!(
+                    "its parent {:?} ({wanted}) cannot be used: {not_by_name}",
+                    header.parent_unicode_name
+                ),
+            )
+            .with_object(&child.path)
+            .with_source(not_by_name)),
+        }
+    }
+
+    /// Accepts an image found under the parent's name if it is the parent: by its uuid, or because
+    /// a merge tells that it already carries the child's.
+    fn accept(&mut self, links: &[ChainLink], parent: Found, wanted: Uuid) -> Result<ChainLink> {
+        let found = parent.image.uuid();
+        if found == wanted {
+            return Ok(ChainLink::new(parent));
+        }
+        // At the end of a merge the target takes the uuid of the youngest image merged into it,
+        // before it takes its name. The children stay on top as long as their tables can be read:
+        // blocks not moved are still there, blocks moved are found through the merge.
+        let child = &links[links.len() - 1].found;
+        let merged = self.merges.iter().any(|merge| {
+            merge.concerns(&parent.path, &child.path, true)
+                && links.iter().any(|link| {
+                    let youngest = merge.children.last().unwrap_or(&child.path);
+                    link.found.path == *youngest && link.image().uuid() == found
+                })
+        });
+        if merged {
+            let mut link = ChainLink::new(parent);
+            link.notes.push(
+                "already carries its child's uuid: their merge is finished but for its cleanup"
+                    .into(),
+            );
+            link.replaces_child = child.image.load_table().is_err();
+            return Ok(link);
+        }
+        Err(Error::corrupt(format!("has uuid {found}")).with_object(&parent.path))
+    }
+
+    /// The target of a finished merge of `child`, when the images between them are removed already.
+    fn merged_ancestor(&self, child: &Found) -> Option<ChainLink> {
+        let mut concerned = self
+            .merges
+            .iter()
+            .filter(|m| m.children.last() == Some(&child.path));
+        let target = concerned.find_map(|m| self.registry.open(&m.target).ok())?;
+        if target.image.uuid() != child.image.uuid() || target.image.id == child.image.id {
+            return None;
+        }
+        let mut link = ChainLink::new(target);
+        link.notes
+            .push("the images merged into it together with its child are removed already".into());
+        link.replaces_child = child.image.load_table().is_err();
+        Some(link)
+    }
+
+    /// The one image of the directory with this uuid.
+    fn by_uuid(&mut self, dir: &StorePath, wanted: Uuid, child: &Arc<Image>) -> Option<Found> {
+        self.learn_dir(dir);
+        let (registry, index) = (self.registry, self.dirs.get_mut(dir)?);
+        let names = &index.names;
+        let by_uuid = index.by_uuid.get_or_insert_with(|| {
+            let mut map: HashMap<Uuid, Vec<Found>> = HashMap::new();
+            for name in names {
+                if name.starts_with('.') || !name.ends_with(".vhd") {
+                    continue;
+                }
+                if let Ok(found) = registry.open(&dir.child(name)) {
+                    let same = map.entry(found.image.uuid()).or_default();
+                    // Two aliases of one directory are one image.
+                    if !same.iter().any(|f| f.image.id == found.image.id) {
+                        same.push(found);
+                    }
+                }
+            }
+            map
+        });
+        match by_uuid.get(&wanted).map(Vec::as_slice) {
+            Some([one]) if one.image.id != child.id => Some(one.clone()),
+            Some([_, _, ..]) => {
+                self.problems.push(format!(
+                    "several images have the uuid {wanted}; none is used"
+                ));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn check_loop(&self, links: &[ChainLink], link: ChainLink) -> Result<ChainLink> {
+        // Two aliases can lead to one directory while XO cleans up after a merge; then the image
+        // stands in for both and its own parent comes next. Anything else is a loop.
+        if links
+            .iter()
+            .any(|l| l.found.image.id == link.found.image.id)
+        {
+            return Err(Error::corrupt("is its own ancestor: the chain is a loop")
+                .with_object(&link.found.path));
+        }
+        Ok(link)
+    }
+}
+
+/// The merge state of the directory of `child` as it is now, for a block that is missing.
+pub(super) fn current_merges(store: &dyn Store, target: &StorePath) -> Vec<Merge> {
+    let dir = target.parent();
+    let name = merge_state_file_name(target.file_name());
+    merges_of(store, &dir, &[name], &mut Vec::new())
+}

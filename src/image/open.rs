@@ -1,0 +1,254 @@
+//! Opening one image by its path: alias or not, file or directory, shared with whoever has it open.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::vhd::{DiskType, Footer, Header, Uuid};
+use super::vhd_dir::VhdDir;
+use super::vhd_file::{Opened, Stability, VhdFile};
+use crate::cache::{Block, MetaCache};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Store, StorePath, Version};
+
+/// Longest alias file, as XO writes them.
+const MAX_ALIAS_BYTES: u64 = 1024;
+
+/// Ending of alias files.
+pub(super) const ALIAS_SUFFIX: &str = ".alias.vhd";
+
+/// One VHD, file or directory. Shared by all chains that contain it.
+pub(super) struct Image {
+    /// Number of this image in the caches; never reused.
+    pub id: u64,
+    /// Where its data is (the directory, when an alias leads to it).
+    pub data_path: StorePath,
+    pub footer: Footer,
+    pub header: Option<Header>,
+    /// What was odd when it was opened.
+    pub problems: Vec<String>,
+    body: Body,
+}
+
+enum Body {
+    File(VhdFile),
+    Dir(VhdDir),
+}
+
+impl Image {
+    /// Virtual size in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.footer.current_size
+    }
+
+    pub(super) fn uuid(&self) -> Uuid {
+        self.footer.uuid
+    }
+
+    pub(super) fn is_differencing(&self) -> bool {
+        self.footer.disk_type == DiskType::Differencing
+    }
+
+    pub(super) fn block_size(&self) -> u32 {
+        match &self.body {
+            Body::File(f) => f.block_size(),
+            Body::Dir(d) => d.block_size(),
+        }
+    }
+
+    pub(super) fn format(&self) -> &'static str {
+        match self.body {
+            Body::File(_) => "VHD file",
+            Body::Dir(_) => "VHD directory",
+        }
+    }
+
+    pub(super) fn compression(&self) -> &'static str {
+        match &self.body {
+            Body::File(_) => "none",
+            Body::Dir(d) => d.filter().as_str(),
+        }
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        matches!(self.body, Body::Dir(_))
+    }
+
+    /// Whether blocks must be fetched whole, with [`Self::fetch`], instead of read in place.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(&self.body, Body::Dir(d) if d.is_whole())
+    }
+
+    /// Bytes in front of the data of a fetched block.
+    pub(super) fn bitmap_bytes(&self) -> u32 {
+        match &self.body {
+            Body::File(_) => 0,
+            Body::Dir(d) => d.bitmap_bytes(),
+        }
+    }
+
+    /// See `VhdFile::announced`.
+    pub(super) fn announced(&self, first: u64, count: u64, bits: &mut [u64]) -> Result<()> {
+        match &self.body {
+            Body::File(f) => f.announced(first, count, bits),
+            Body::Dir(d) => d.announced(first, count, bits),
+        }
+    }
+
+    /// Fetches and decodes a block of a VHD directory.
+    pub(super) fn fetch(&self, block: u64) -> Result<Block> {
+        match &self.body {
+            Body::Dir(d) => d.fetch(block),
+            Body::File(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "blocks of VHD files are read in place",
+            )),
+        }
+    }
+
+    /// See `VhdFile::read_present`; only for images that are not [`Self::is_whole`].
+    pub(super) fn read_in_place(
+        &self,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<Stability> {
+        match &self.body {
+            Body::File(f) => f.read_present(block, within, buf, absent),
+            Body::Dir(d) => {
+                d.read_in_place(block, within, buf, absent)?;
+                // A directory's blocks are replaced, not written to, and nothing shows it.
+                Ok(Stability::Unsettled)
+            }
+        }
+    }
+
+    /// Reads the block table, where it is not read in pieces.
+    pub(super) fn load_table(&self) -> Result<()> {
+        match &self.body {
+            Body::File(_) => Ok(()),
+            Body::Dir(d) => d.load_table(),
+        }
+    }
+
+    /// Two blocks of a VHD file that lie over each other, if any. Reads the whole table.
+    pub(super) fn overlapping_blocks(&self) -> Result<Option<(u64, u64)>> {
+        match &self.body {
+            Body::File(f) => f.overlapping_blocks(),
+            Body::Dir(_) => Ok(None),
+        }
+    }
+}
+
+type RegistryKey = (StorePath, Vec<Version>);
+
+/// All images that are open somewhere, so that restore points share their ancestors and blocks.
+pub(super) struct Registry {
+    store: Arc<dyn Store>,
+    meta: Arc<MetaCache>,
+    open: Mutex<HashMap<RegistryKey, Weak<Image>>>,
+    next_id: AtomicU64,
+}
+
+/// An image and the path by which a chain knows it.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// The alias, or the image itself.
+    pub path: StorePath,
+    pub image: Arc<Image>,
+}
+
+impl Registry {
+    pub(super) fn new(store: Arc<dyn Store>, meta: Arc<MetaCache>) -> Self {
+        Registry {
+            store,
+            meta,
+            open: Mutex::new(HashMap::new()),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// A number for the caches that nobody else has.
+    pub(super) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens the image at `path`, through an alias if it is one.
+    pub(super) fn open(&self, path: &StorePath) -> Result<Found> {
+        let data_path = if path.file_name().ends_with(ALIAS_SUFFIX) {
+            self.resolve_alias(path)?
+        } else {
+            path.clone()
+        };
+        let image = self.open_data(&data_path)?;
+        Ok(Found {
+            path: path.clone(),
+            image,
+        })
+    }
+
+    fn resolve_alias(&self, path: &StorePath) -> Result<StorePath> {
+        let (text, _) = self.store.read(path, MAX_ALIAS_BYTES)?;
+        let corrupt = |what: &str| Error::corrupt(what).with_object(path);
+        let target = std::str::from_utf8(&text)
+            .map_err(|_| corrupt("alias is not text"))?
+            .trim_end_matches(['\n', '\r']);
+        if target.is_empty() {
+            return Err(corrupt("alias is empty"));
+        }
+        let target = path
+            .parent()
+            .join(target)
+            .map_err(|e| e.with_object(path))?;
+        if target.file_name().ends_with(ALIAS_SUFFIX) {
+            return Err(corrupt("alias points to another alias"));
+        }
+        Ok(target)
+    }
+
+    fn open_data(&self, path: &StorePath) -> Result<Arc<Image>> {
+        // A directory first: on object stores there is nothing else, and a file answers quickly.
+        let id = self.new_id();
+        match VhdDir::open(&self.store, path, id, Arc::clone(&self.meta)) {
+            Ok(opened) => Ok(self.share(path, id, opened, Body::Dir)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                match VhdFile::open(self.store.as_ref(), path, id, Arc::clone(&self.meta)) {
+                    Ok(opened) => Ok(self.share(path, id, opened, Body::File)),
+                    // Neither; a directory without footer is told as what it is.
+                    Err(file) if file.kind() == ErrorKind::NotFound => Err(e),
+                    Err(file) => Err(file),
+                }
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn share<T>(
+        &self,
+        path: &StorePath,
+        id: u64,
+        opened: Opened<T>,
+        body: impl FnOnce(T) -> Body,
+    ) -> Arc<Image> {
+        let key = (path.clone(), opened.versions);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = open.get(&key).and_then(Weak::upgrade) {
+            return image;
+        }
+        let image = Arc::new(Image {
+            id,
+            data_path: path.clone(),
+            footer: opened.footer,
+            header: opened.header,
+            problems: opened.problems,
+            body: body(opened.body),
+        });
+        if open.len() >= open.capacity() {
+            open.retain(|_, weak| weak.strong_count() > 0);
+        }
+        open.insert(key, Arc::downgrade(&image));
+        image
+    }
+}

@@ -1,0 +1,294 @@
+//! One reader of a disk: notices when it reads in sequence, and has blocks decoded before it asks.
+//!
+//! The kernel asks for 128 KiB to 1 MiB at a time, several requests at once and slightly out of
+//! order. A reader keeps its current block and the blocks on their way to itself, so that a scan
+//! leaves no traces of use in the cache.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::chain::{BlockSource, Chain, Owner};
+use super::disk::Disk;
+use crate::cache::{AheadTicket, Block, BlockKey, Touch};
+use crate::error::Result;
+use crate::io::{Chunk, Extent, ReadAt};
+
+/// Requests that may overtake each other this far still count as one sequence.
+const SLACK_BYTES: u64 = 4 << 20;
+
+/// Bytes in sequence after which reading ahead begins: more than a program reads of a partition
+/// table or a superblock.
+const SEQUENCE_BYTES: u64 = 384 << 10;
+
+/// Most look-ups of owners for one request; holes are passed in such steps.
+const MAX_PLANNED_UNITS: u64 = 4096;
+
+/// One reader's view of a disk. Used from several threads at once.
+pub struct DiskReader {
+    disk: Arc<Disk>,
+    stream: Mutex<Stream>,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// End of the furthest request of the sequence.
+    next: u64,
+    /// Bytes read in sequence so far.
+    sequence: u64,
+    /// Up to where (byte offset) blocks have been planned.
+    planned: u64,
+    /// Blocks used last: requests overtake each other at block borders.
+    recent: VecDeque<(BlockKey, Block)>,
+    ahead: VecDeque<Ahead>,
+}
+
+struct Ahead {
+    key: BlockKey,
+    unit_start: u64,
+    ticket: AheadTicket,
+}
+
+impl DiskReader {
+    pub(super) fn new(disk: Arc<Disk>) -> Self {
+        DiskReader {
+            disk,
+            stream: Mutex::new(Stream::default()),
+        }
+    }
+
+    /// The disk that is read.
+    pub fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Reads `len` bytes at `offset`, fewer only at the disk's end. `buf` is a scratch buffer of at
+    /// least `len` bytes.
+    ///
+    /// # Errors
+    /// As the storage and the formats have them; never a partial result.
+    pub fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
+        let size = self.disk.len_bytes();
+        let len = (len as u64).min(size.saturating_sub(offset));
+        if len == 0 {
+            return Ok(Chunk::Filled(0));
+        }
+        let touch = self.advance(offset, len);
+        let chunk = self.disk.with_chain(|chain| {
+            self.plan(chain, offset + len)?;
+            self.read_chain(chain, offset, len, buf, touch)
+        })?;
+        Ok(chunk)
+    }
+
+    fn read_chain(
+        &self,
+        chain: &Chain,
+        offset: u64,
+        len: u64,
+        buf: &mut [u8],
+        touch: Touch,
+    ) -> Result<Chunk> {
+        let window = Window {
+            reader: self,
+            touch,
+        };
+        if let Some((link, block)) = self.disk.single_block(chain, offset, len)? {
+            let loaded = window.block(chain, link, block)?;
+            if loaded.full {
+                let image = chain.links[link].image();
+                let within = offset & (u64::from(image.block_size()) - 1);
+                let start = image.bitmap_bytes() as usize + within as usize;
+                return Ok(Chunk::Shared(
+                    loaded.bytes.slice(start..start + len as usize),
+                ));
+            }
+        }
+        let buf = &mut buf[..len as usize];
+        let io = self.disk.context().io();
+        chain.read(&io, &window, offset, buf)?;
+        Ok(Chunk::Filled(buf.len()))
+    }
+
+    /// Whether the read would be answered without waiting for slow storage or decoding.
+    pub fn is_quick(&self, offset: u64, len: usize) -> bool {
+        let context = self.disk.context();
+        if context.store().traits().remote {
+            return false;
+        }
+        let chain = self.disk.chain();
+        if !chain.has_whole() {
+            return true;
+        }
+        let len = (len as u64).min(chain.size().saturating_sub(offset));
+        match self.disk.single_block(&chain, offset, len) {
+            Ok(Some((link, block))) => self.has(chain.block_key(link, block)),
+            _ => false,
+        }
+    }
+
+    /// Whether a block is in memory.
+    fn has(&self, key: BlockKey) -> bool {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.recent.iter().any(|(k, _)| *k == key)
+            || stream
+                .ahead
+                .iter()
+                .any(|a| a.key == key && a.ticket.is_ready())
+            || self
+                .disk
+                .context()
+                .block_cache()
+                .get(key, Touch::Pass)
+                .is_some()
+    }
+
+    /// The extent at `offset`.
+    pub fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.disk.extent_at(offset)
+    }
+
+    /// Notes a request; tells whether it belongs to a sequence.
+    fn advance(&self, offset: u64, len: u64) -> Touch {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = &mut *stream;
+        let near = offset.abs_diff(stream.next) <= SLACK_BYTES && stream.next > 0;
+        let first = stream.next == 0 && offset == 0;
+        if near || first {
+            let end = offset + len;
+            stream.sequence += end.saturating_sub(stream.next);
+            stream.next = stream.next.max(end);
+        } else {
+            stream.next = offset + len;
+            stream.sequence = 0;
+            stream.planned = 0;
+            stream.ahead.clear();
+        }
+        if stream.sequence >= SEQUENCE_BYTES {
+            Touch::Pass
+        } else {
+            Touch::Count
+        }
+    }
+
+    /// Has the blocks after `position` fetched, as far as the sequence so far justifies.
+    fn plan(&self, chain: &Arc<Chain>, position: u64) -> Result<()> {
+        if !chain.has_whole() {
+            return Ok(());
+        }
+        let context = self.disk.context();
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if stream.sequence < SEQUENCE_BYTES {
+            return Ok(());
+        }
+        let window = context.window_bytes.min(stream.sequence * 4).max(4 << 20);
+        // What the reader has passed, it no longer needs.
+        stream
+            .ahead
+            .retain(|a| a.unit_start + SLACK_BYTES >= position);
+        let unit_log2 = chain.unit_log2();
+        let unit_bytes = 1u64 << unit_log2;
+        let from = stream.planned.max(position).next_multiple_of(unit_bytes);
+        let mut pending: u64 = stream.ahead.len() as u64 * unit_bytes.max(2 << 20);
+        drop(stream);
+
+        let mut at = from;
+        let mut found = Vec::new();
+        let mut steps = 0;
+        let furthest = position.saturating_add(window.max(unit_bytes) * 8);
+        while at < chain.size() && at < furthest && pending < window && steps < MAX_PLANNED_UNITS {
+            let unit = at >> unit_log2;
+            if let Owner::Link(link) = chain.owner(&context.io(), unit)? {
+                let image = chain.links[link].image();
+                if image.is_whole() {
+                    pending += u64::from(image.block_size());
+                    found.push((at, link, chain.block_of_unit(image, unit)));
+                }
+            }
+            at += unit_bytes;
+            steps += 1;
+        }
+        if at == from {
+            return Ok(());
+        }
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if stream.planned > from {
+            // Another request of this reader has planned the same meanwhile.
+            return Ok(());
+        }
+        for (unit_start, link, block) in found {
+            let key = chain.block_key(link, block);
+            if stream.ahead.iter().any(|a| a.key == key)
+                || context.block_cache().get(key, Touch::Pass).is_some()
+            {
+                continue;
+            }
+            let (chain, disk) = (Arc::clone(chain), Arc::clone(&self.disk));
+            let bytes = u64::from(chain.links[link].image().block_size());
+            let load = move || disk.context().load_block(&chain, link, block, Touch::Pass);
+            let Some(ticket) = context.ahead.submit(bytes, load) else {
+                at = unit_start;
+                break;
+            };
+            stream.ahead.push_back(Ahead {
+                key,
+                unit_start,
+                ticket,
+            });
+        }
+        stream.planned = at;
+        Ok(())
+    }
+}
+
+/// Blocks for a reader: its own first, then the cache's.
+struct Window<'a> {
+    reader: &'a DiskReader,
+    touch: Touch,
+}
+
+/// Blocks a reader keeps: with requests that overtake each other, the one before and the current.
+const RECENT_BLOCKS: usize = 2;
+
+impl BlockSource for Window<'_> {
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
+        let key = chain.block_key(link, block);
+        let mut stream = self
+            .reader
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, block)) = stream.recent.iter().find(|(k, _)| *k == key) {
+            return Ok(block.clone());
+        }
+        // A block that is ready is taken over. One that is not may not have been begun: asking the
+        // cache joins the work or begins it. One that failed is tried again.
+        let ready = stream
+            .ahead
+            .iter()
+            .position(|a| a.key == key && a.ticket.is_ready());
+        let taken = ready
+            .and_then(|at| stream.ahead.remove(at))
+            .and_then(|ahead| ahead.ticket.wait().ok());
+        drop(stream);
+        let loaded = match taken {
+            Some(loaded) => loaded,
+            None => {
+                let context = self.reader.disk.context();
+                context.load_block(chain, link, block, self.touch)?
+            }
+        };
+        let mut stream = self
+            .reader
+            .stream
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        stream.ahead.retain(|a| a.key != key);
+        if !stream.recent.iter().any(|(k, _)| *k == key) {
+            if stream.recent.len() >= RECENT_BLOCKS {
+                stream.recent.pop_front();
+            }
+            stream.recent.push_back((key, loaded.clone()));
+        }
+        Ok(loaded)
+    }
+}

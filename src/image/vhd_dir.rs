@@ -1,0 +1,387 @@
+//! One VHD as a directory of parts: `footer`, `header`, `bat`, `blocks/<n / 1000>/<n % 1000>`.
+//!
+//! Source: XO's `VhdDirectory`. Compressed, encrypted or remote blocks are fetched whole and kept
+//! decoded; plain blocks on local storage are read in place, sector by sector.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use super::bitmap;
+use super::vhd::{DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, SECTOR_BYTES, blocks_of};
+use super::vhd_file::Opened;
+use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
+use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Store, StorePath, StoredFile, Version};
+
+/// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
+const PAGE_BITS: u64 = 65_536;
+
+/// Most blocks of a directory that are believed: 512 TiB at the usual 2 MiB.
+const MAX_BLOCKS: u64 = 1 << 28;
+
+/// Largest block that is fetched whole: it has to fit into the cache's slack several times.
+const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
+
+/// An open VHD directory.
+pub(super) struct VhdDir {
+    store: Arc<dyn Store>,
+    base: StorePath,
+    id: u64,
+    meta: Arc<MetaCache>,
+    filter: Filter,
+    whole: bool,
+    block_size: u32,
+    bitmap_bytes: u32,
+    virtual_size: u64,
+    blocks: u64,
+    /// Longest decoded `bat` that a sound writer makes.
+    max_bat_bytes: u64,
+    table: OnceLock<Table>,
+    /// The plain block read last: readers ask for many pieces of one block in a row.
+    last: Mutex<Option<(u64, Arc<dyn StoredFile>)>>,
+}
+
+/// What is always kept of the block table: which pages have any bit set.
+struct Table {
+    version: Version,
+    mixed_pages: Vec<bool>,
+}
+
+impl VhdDir {
+    /// Reads `chunk-filters.json`, `footer` and `header`; the table waits until it is needed.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no `footer` (so it is no VHD directory), `Corrupt` or `Unsupported`
+    /// for parts that are not what they should be.
+    pub(super) fn open(
+        store: &Arc<dyn Store>,
+        base: &StorePath,
+        id: u64,
+        meta: Arc<MetaCache>,
+    ) -> Result<Opened<VhdDir>> {
+        let (filter, mut versions) = read_filter(store.as_ref(), base)?;
+        let mut part = |name: &str, len: usize| -> Result<Vec<u8>> {
+            let path = base.child(name);
+            let (stored, meta) = store.read(&path, filter.max_stored_len(len as u64))?;
+            versions.push(meta.version);
+            filter
+                .decode_exact(&stored, len)
+                .map_err(|e| e.with_object(&path))
+        };
+        let footer = Footer::parse(&part("footer", FOOTER_BYTES)?)
+            .map_err(|e| e.with_object(base.child("footer")))?;
+        let header = Header::parse(&part("header", HEADER_BYTES).map_err(missing_is_damage)?)
+            .map_err(|e| e.with_object(base.child("header")))?;
+        if footer.disk_type == DiskType::Fixed {
+            return Err(Error::corrupt("a VHD directory cannot be a fixed disk").with_object(base));
+        }
+        let blocks = blocks_of(footer.current_size, header.block_size);
+        // XO leaves maxTableEntries at the old value when it merges a grown child into a smaller
+        // parent; the blocks are all there, so the larger of the two counts.
+        let table_bits = blocks.max(u64::from(header.max_table_entries));
+        if blocks > MAX_BLOCKS {
+            return Err(
+                Error::corrupt(format!("a table of {blocks} blocks is not possible"))
+                    .with_object(base.child("header")),
+            );
+        }
+        let whole = filter != Filter::None || !store.traits().cheap_ranges;
+        if whole && header.block_size > MAX_WHOLE_BLOCK_BYTES {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "blocks of {} bytes are too large to be decoded",
+                    header.block_size
+                ),
+            )
+            .with_object(base.child("header")));
+        }
+        let mut problems = Vec::new();
+        if u64::from(header.max_table_entries) < blocks {
+            problems.push(format!(
+                "its header counts {} blocks where the disk has {blocks}; all are read",
+                header.max_table_entries
+            ));
+        }
+        let body = VhdDir {
+            store: Arc::clone(store),
+            base: base.clone(),
+            id,
+            meta,
+            filter,
+            whole,
+            block_size: header.block_size,
+            bitmap_bytes: header.bitmap_bytes(),
+            virtual_size: footer.current_size,
+            blocks,
+            // One byte where one bit would do, rounded up generously.
+            max_bat_bytes: table_bits.min(MAX_BLOCKS) + 4096,
+            table: OnceLock::new(),
+            last: Mutex::new(None),
+        };
+        Ok(Opened {
+            body,
+            footer,
+            header: Some(header),
+            problems,
+            versions,
+        })
+    }
+
+    /// The filter of its parts.
+    pub(super) fn filter(&self) -> Filter {
+        self.filter
+    }
+
+    /// Whether blocks must be fetched whole (see [`Self::fetch`]).
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Bytes of a block's data.
+    pub(super) fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// Bytes of the bitmap in front of a block's data.
+    pub(super) fn bitmap_bytes(&self) -> u32 {
+        self.bitmap_bytes
+    }
+
+    fn block_path(&self, block: u64) -> StorePath {
+        self.base
+            .child("blocks")
+            .child(&(block / 1000).to_string())
+            .child(&(block % 1000).to_string())
+    }
+
+    /// Sets bit `n - first` of `bits` for each block `n` of `first..first + count` that the table
+    /// announces. Blocks past the end are left alone.
+    pub(super) fn announced(&self, first: u64, count: u64, bits: &mut [u64]) -> Result<()> {
+        let end = (first + count).min(self.blocks);
+        let mut block = first;
+        while block < end {
+            let page = block / PAGE_BITS;
+            let page_end = ((page + 1) * PAGE_BITS).min(end);
+            if let Some(bytes) = self.page(page)? {
+                for n in block..page_end {
+                    if bitmap::stored_bit(&bytes, n % PAGE_BITS) {
+                        bitmap::set(bits, n - first);
+                    }
+                }
+            }
+            block = page_end;
+        }
+        Ok(())
+    }
+
+    /// Loads the table now: whoever needs to know whether it can be loaded.
+    pub(super) fn load_table(&self) -> Result<()> {
+        if self.table.get().is_none() {
+            self.read_table(None)?;
+        }
+        Ok(())
+    }
+
+    /// A page of the table, `None` when no bit of it is set.
+    fn page(&self, page: u64) -> Result<Option<Arc<[u8]>>> {
+        let key = MetaKey {
+            of: self.id,
+            generation: 0,
+            kind: MetaKind::Bits,
+            index: page,
+        };
+        if let Some(table) = self.table.get() {
+            if !table
+                .mixed_pages
+                .get(page as usize)
+                .copied()
+                .unwrap_or(false)
+            {
+                return Ok(None);
+            }
+            if let Some(bytes) = self.meta.get(&key) {
+                return Ok(Some(bytes));
+            }
+        }
+        self.read_table(Some(page))
+    }
+
+    /// Reads and decodes the whole table, keeps its pages, and returns the one that is wanted.
+    fn read_table(&self, wanted: Option<u64>) -> Result<Option<Arc<[u8]>>> {
+        let path = self.base.child("bat");
+        let (stored, meta) = self
+            .store
+            .read(&path, self.filter.max_stored_len(self.max_bat_bytes))
+            .map_err(missing_is_damage)?;
+        let needed = self.blocks.div_ceil(8) as usize;
+        let bits = self
+            .filter
+            .decode_prefix(&stored, needed, self.max_bat_bytes)
+            .map_err(|e| e.with_object(&path))?;
+        if bits.len() < needed {
+            return Err(Error::corrupt(format!(
+                "table of {} bits is too short for {} blocks",
+                bits.len() * 8,
+                self.blocks
+            ))
+            .with_object(&path));
+        }
+        let mut mixed_pages = Vec::new();
+        let mut found = None;
+        for (page, bytes) in bits.chunks((PAGE_BITS / 8) as usize).enumerate() {
+            let mixed = bytes.iter().any(|&b| b != 0);
+            mixed_pages.push(mixed);
+            if mixed {
+                let bytes: Arc<[u8]> = Arc::from(bytes);
+                if wanted == Some(page as u64) {
+                    found = Some(Arc::clone(&bytes));
+                }
+                let key = MetaKey {
+                    of: self.id,
+                    generation: 0,
+                    kind: MetaKind::Bits,
+                    index: page as u64,
+                };
+                self.meta.insert(key, bytes);
+            }
+        }
+        let table = self.table.get_or_init(|| Table {
+            version: meta.version,
+            mixed_pages,
+        });
+        if table.version != meta.version {
+            return Err(
+                Error::new(ErrorKind::Changed, "the block table was rewritten").with_object(&path),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Bytes of a block that belong to the disk: the last block may reach past its end.
+    fn data_len(&self, block: u64) -> u64 {
+        u64::from(self.block_size).min(
+            self.virtual_size
+                .saturating_sub(block * u64::from(self.block_size)),
+        )
+    }
+
+    /// Fetches and decodes a block: bitmap and data.
+    ///
+    /// # Errors
+    /// `NotFound` when the object is not there (a merge may have moved it), `Corrupt` when it is
+    /// not exactly a block.
+    pub(super) fn fetch(&self, block: u64) -> Result<Block> {
+        let path = self.block_path(block);
+        let len = self.bitmap_bytes as usize + self.block_size as usize;
+        let (stored, _) = self
+            .store
+            .read(&path, self.filter.max_stored_len(len as u64))?;
+        let bytes = if self.filter == Filter::None {
+            if stored.len() != len {
+                return Err(Error::corrupt(format!(
+                    "has {} bytes where a block has {len}",
+                    stored.len()
+                ))
+                .with_object(&path));
+            }
+            stored
+        } else {
+            let decoded = self.filter.decode_exact(&stored, len);
+            Bytes::from(decoded.map_err(|e| e.with_object(&path))?)
+        };
+        let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
+        let full = bitmap::is_full(&bytes[..self.bitmap_bytes as usize], sectors);
+        Ok(Block { bytes, full })
+    }
+
+    /// Reads part of a plain block in place; same contract as `VhdFile::read_present`.
+    pub(super) fn read_in_place(
+        &self,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        let file = self.open_block(block)?;
+        let data = u64::from(self.bitmap_bytes);
+        let key = MetaKey {
+            of: self.id,
+            generation: 0,
+            kind: MetaKind::Bitmap,
+            index: block,
+        };
+        let present = self.meta.get_or_load(key, || {
+            let mut bytes = vec![0; self.bitmap_bytes as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
+            Ok(if bitmap::is_full(&bytes, sectors) {
+                Arc::from([])
+            } else {
+                Arc::from(bytes)
+            })
+        })?;
+        if present.is_empty() {
+            return file.read_exact_at(buf, data + within.start);
+        }
+        bitmap::split(&present, within.clone(), |run, is_present| {
+            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
+            if is_present {
+                file.read_exact_at(&mut buf[part], data + run.start)
+            } else {
+                absent.push(part);
+                Ok(())
+            }
+        })
+    }
+
+    fn open_block(&self, block: u64) -> Result<Arc<dyn StoredFile>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, file)) = &*last
+            && *of == block
+        {
+            return Ok(Arc::clone(file));
+        }
+        drop(last);
+        let path = self.block_path(block);
+        let file = self.store.open(&path)?;
+        let expected = u64::from(self.bitmap_bytes) + u64::from(self.block_size);
+        let found = file.opened_meta().len_bytes;
+        if found != expected {
+            return Err(
+                Error::corrupt(format!("has {found} bytes where a block has {expected}"))
+                    .with_object(&path),
+            );
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((block, Arc::clone(&file)));
+        Ok(file)
+    }
+}
+
+fn read_filter(store: &dyn Store, base: &StorePath) -> Result<(Filter, Vec<Version>)> {
+    let path = base.child("chunk-filters.json");
+    match store.read(&path, MAX_FILTERS_JSON_BYTES) {
+        Ok((json, meta)) => {
+            let filter = Filter::parse_list(&json).map_err(|e| e.with_object(&path))?;
+            Ok((filter, vec![meta.version]))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok((Filter::None, Vec::new())),
+        Err(e) => Err(e),
+    }
+}
+
+/// A part that every VHD directory has is missing: the directory is damaged, or is being removed.
+fn missing_is_damage(e: Error) -> Error {
+    if e.kind() != ErrorKind::NotFound {
+        return e;
+    }
+    let damage = Error::new(ErrorKind::Changed, "a part of the VHD directory is missing");
+    match e.object() {
+        Some(object) => damage.with_object(object),
+        None => damage,
+    }
+}

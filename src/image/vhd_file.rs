@@ -1,0 +1,536 @@
+//! One VHD in one file: fixed, dynamic or differencing.
+//!
+//! Only what is asked for is read: table pages, a block's bitmap, the sectors themselves. The file
+//! may be the target of a merge and so be written to while it is open here. XO then copies a block
+//! away before it overwrites its place, so a read counts only if the block's table entry is the
+//! same after it as before it (see [`VhdFile::read_present`]).
+
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use super::bitmap;
+use super::vhd::{
+    BAT_UNUSED, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, SECTOR_BYTES, blocks_of,
+};
+use crate::cache::{MetaCache, MetaKey, MetaKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Meta, Store, StorePath, StoredFile, Version};
+
+/// Table entries per cached page: 4 KiB of the file, 2 GiB of a disk with 2 MiB blocks.
+const BAT_PAGE_ENTRIES: u64 = 1024;
+
+/// A file that was modified this recently may be modified again without its time stamp showing it
+/// (kernels count in ticks, servers and FAT in seconds), so it is not trusted to stay as it is.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Fixed disks have no blocks; for chains they are cut into pieces of this size.
+const FIXED_BLOCK_BYTES: u32 = 2 << 20;
+
+/// An open VHD file.
+pub(super) struct VhdFile {
+    file: Arc<dyn StoredFile>,
+    path: StorePath,
+    id: u64,
+    meta: Arc<MetaCache>,
+    layout: Layout,
+    state: RwLock<State>,
+}
+
+/// Where things are in the file.
+struct Layout {
+    table: Option<Table>,
+    block_size: u32,
+    virtual_size: u64,
+    blocks: u64,
+    /// The header as it was when the file was opened, and where: it may not change under us.
+    head: Vec<u8>,
+    head_at: u64,
+    /// Whether the last 512 bytes are a footer and so no block can reach into them.
+    has_trailing_footer: bool,
+}
+
+struct Table {
+    offset: u64,
+    entries: u64,
+    bitmap_bytes: u32,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    version: Version,
+    len_bytes: u64,
+    generation: u32,
+    settled: bool,
+}
+
+/// What opening a VHD tells besides the open file.
+pub(super) struct Opened<T> {
+    pub body: T,
+    pub footer: Footer,
+    pub header: Option<Header>,
+    pub problems: Vec<String>,
+    pub versions: Vec<Version>,
+}
+
+/// Whether a read met a file that has changed since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stability {
+    /// Nobody writes to it.
+    Settled,
+    /// It is, or may be, written to; what was read is sound, but see the chain's guard.
+    Unsettled,
+}
+
+fn is_settled(meta: &Meta) -> bool {
+    match (meta.modified, SystemTime::now()) {
+        (Some(modified), now) => now.duration_since(modified).is_ok_and(|age| age > SETTLING),
+        (None, _) => false,
+    }
+}
+
+impl VhdFile {
+    /// Opens the file and reads its footers and header, nothing else.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there, `Corrupt` when neither footer is sound, the header is not,
+    /// or the table cannot be in the file.
+    pub(super) fn open(
+        store: &dyn Store,
+        path: &StorePath,
+        id: u64,
+        meta: Arc<MetaCache>,
+    ) -> Result<Opened<VhdFile>> {
+        let file = store.open(path)?;
+        Self::from_file(file, path, id, meta).map_err(|e| e.with_object(path))
+    }
+
+    fn from_file(
+        file: Arc<dyn StoredFile>,
+        path: &StorePath,
+        id: u64,
+        meta: Arc<MetaCache>,
+    ) -> Result<Opened<VhdFile>> {
+        let opened = file.opened_meta();
+        let len = opened.len_bytes;
+        if len < FOOTER_BYTES as u64 {
+            return Err(Error::corrupt(format!("{len} bytes are too few for a VHD")));
+        }
+        let mut head = vec![0; FOOTER_BYTES];
+        file.read_exact_at(&mut head, 0)?;
+        let mut tail = vec![0; FOOTER_BYTES];
+        file.read_exact_at(&mut tail, len - FOOTER_BYTES as u64)?;
+
+        let mut problems = Vec::new();
+        let trailing = Footer::parse(&tail);
+        let has_trailing_footer = trailing.is_ok();
+        let footer = choose_footer(Footer::parse(&head), trailing, len, &mut problems)?;
+
+        let mut header = None;
+        let mut table = None;
+        let mut block_size = FIXED_BLOCK_BYTES;
+        if footer.disk_type == DiskType::Fixed {
+            if footer.current_size > len - FOOTER_BYTES as u64 {
+                return Err(Error::corrupt(format!(
+                    "file of {len} bytes is too short for a fixed disk of {}",
+                    footer.current_size
+                )));
+            }
+            head.clear();
+        } else {
+            let mut bytes = vec![0; HEADER_BYTES];
+            file.read_exact_at(&mut bytes, footer.data_offset)
+                .map_err(|_| Error::corrupt("header is not within the file"))?;
+            let parsed = Header::parse(&bytes).map_err(|e| e.at(footer.data_offset))?;
+            head = bytes;
+            block_size = parsed.block_size;
+            table = Some(table_of(&parsed, &footer, len, &mut problems)?);
+            header = Some(parsed);
+        }
+        let body = VhdFile {
+            file,
+            path: path.clone(),
+            id,
+            meta,
+            layout: Layout {
+                table,
+                block_size,
+                virtual_size: footer.current_size,
+                blocks: blocks_of(footer.current_size, block_size),
+                head,
+                head_at: footer.data_offset,
+                has_trailing_footer,
+            },
+            state: RwLock::new(State {
+                version: opened.version,
+                len_bytes: len,
+                generation: 0,
+                settled: is_settled(&opened),
+            }),
+        };
+        Ok(Opened {
+            body,
+            footer,
+            header,
+            problems,
+            versions: vec![opened.version],
+        })
+    }
+
+    /// Bytes of a block's data.
+    pub(super) fn block_size(&self) -> u32 {
+        self.layout.block_size
+    }
+
+    /// Sets bit `n - first` of `bits` for each block `n` of `first..first + count` that the table
+    /// announces. Blocks past the end are left alone.
+    pub(super) fn announced(&self, first: u64, count: u64, bits: &mut [u64]) -> Result<()> {
+        let end = (first + count).min(self.layout.blocks);
+        let Some(table) = &self.layout.table else {
+            (first..end).for_each(|block| bitmap::set(bits, block - first));
+            return Ok(());
+        };
+        let state = self.snapshot();
+        let mut block = first;
+        while block < end {
+            let page = block / BAT_PAGE_ENTRIES;
+            let entries = self.bat_page(table, page, state.generation)?;
+            let page_end = ((page + 1) * BAT_PAGE_ENTRIES).min(end);
+            let within = (block % BAT_PAGE_ENTRIES) as usize;
+            let entries = &entries.as_chunks::<4>().0;
+            for n in block..page_end {
+                // A block that a short table has no entry for counts as announced: reading it is
+                // an error then, where zeros would be a lie.
+                let entry = entries.get(within + (n - block) as usize);
+                if entry.is_none_or(|e| u32::from_be_bytes(*e) != BAT_UNUSED) {
+                    bitmap::set(bits, n - first);
+                }
+            }
+            block = page_end;
+        }
+        Ok(())
+    }
+
+    /// Reads those bytes of `within` (a range of block `block`, in bytes) that the block holds into
+    /// `buf`, which is as long as `within`; pushes the ranges (relative to `within`) that it does
+    /// not hold to `absent`. On success every byte is either read or reported absent.
+    ///
+    /// # Errors
+    /// `Changed` when the file has become another one or changes faster than it can be read;
+    /// `Corrupt` when the table leads out of the file or into its tables.
+    pub(super) fn read_present(
+        &self,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<Stability> {
+        for _ in 0..4 {
+            let state = self.snapshot();
+            absent.clear();
+            let entry = match &self.layout.table {
+                None => {
+                    let at = block * u64::from(self.layout.block_size) + within.start;
+                    self.file.read_exact_at(buf, at)?;
+                    BAT_UNUSED
+                }
+                Some(table) => {
+                    let entry = self.entry(table, block, state)?;
+                    self.read_block(table, entry, block, within.clone(), buf, absent, state)?;
+                    entry
+                }
+            };
+            if let Some(stability) = self.verify(state, block, entry)? {
+                return Ok(stability);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Changed,
+            "is written to faster than it can be read",
+        )
+        .with_object(&self.path))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn read_block(
+        &self,
+        table: &Table,
+        entry: u32,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+        state: State,
+    ) -> Result<()> {
+        if entry == BAT_UNUSED {
+            absent.push(0..buf.len());
+            return Ok(());
+        }
+        let start = self.check_entry(table, entry, block, state)?;
+        let data = start + u64::from(table.bitmap_bytes);
+        let present = self.bitmap(table, start, block, state)?;
+        if present.is_empty() {
+            return self.file.read_exact_at(buf, data + within.start);
+        }
+        bitmap::split(&present, within.clone(), |run, is_present| {
+            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
+            if is_present {
+                self.file.read_exact_at(&mut buf[part], data + run.start)
+            } else {
+                absent.push(part);
+                Ok(())
+            }
+        })
+    }
+
+    /// The byte offset of a block's bitmap, once it is sure that the block's bytes are the block's.
+    fn check_entry(&self, table: &Table, entry: u32, block: u64, state: State) -> Result<u64> {
+        let wrong = |what: &str| {
+            Err(
+                Error::corrupt(format!("table entry {entry:#x} of block {block} {what}"))
+                    .with_object(&self.path)
+                    .at(table.offset + block * 4),
+            )
+        };
+        let start = u64::from(entry) * SECTOR_BYTES;
+        let block_start = block * u64::from(self.layout.block_size);
+        // The last block of a disk needs to be there only as far as the disk goes.
+        let data_len =
+            u64::from(self.layout.block_size).min(self.layout.virtual_size - block_start);
+        let end = start + u64::from(table.bitmap_bytes) + data_len;
+        let mut limit = state.len_bytes;
+        if end > limit && !state.settled {
+            limit = self.file.head()?.len_bytes;
+        }
+        if self.layout.has_trailing_footer && state.generation == 0 && limit == state.len_bytes {
+            limit -= FOOTER_BYTES as u64;
+        }
+        if end > limit {
+            return wrong("leads past the end of the file");
+        }
+        let first_free = FOOTER_BYTES as u64 + HEADER_BYTES as u64;
+        let table_end = table.offset + table.entries * 4;
+        if start < first_free || (start < table_end && end > table.offset) {
+            return wrong("leads into the file's own tables");
+        }
+        Ok(start)
+    }
+
+    fn entry(&self, table: &Table, block: u64, state: State) -> Result<u32> {
+        if !state.settled {
+            return self.fresh_entry(table, block);
+        }
+        let page = self.bat_page(table, block / BAT_PAGE_ENTRIES, state.generation)?;
+        let within = (block % BAT_PAGE_ENTRIES) as usize;
+        let bytes = page.as_chunks::<4>().0.get(within);
+        bytes.map(|b| u32::from_be_bytes(*b)).ok_or_else(|| {
+            Error::corrupt(format!("the table has no entry for block {block}"))
+                .with_object(&self.path)
+        })
+    }
+
+    fn fresh_entry(&self, table: &Table, block: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.file
+            .read_exact_at(&mut bytes, table.offset + block * 4)?;
+        Ok(u32::from_be_bytes(bytes))
+    }
+
+    fn bat_page(&self, table: &Table, page: u64, generation: u32) -> Result<Arc<[u8]>> {
+        let key = MetaKey {
+            of: self.id,
+            generation,
+            kind: MetaKind::Bat,
+            index: page,
+        };
+        self.meta.get_or_load(key, || {
+            let first = page * BAT_PAGE_ENTRIES;
+            let count = BAT_PAGE_ENTRIES.min(table.entries.saturating_sub(first));
+            let mut bytes = vec![0; (count * 4) as usize];
+            self.file
+                .read_exact_at(&mut bytes, table.offset + first * 4)?;
+            Ok(Arc::from(bytes))
+        })
+    }
+
+    /// The block's bitmap, empty when every sector of the disk in it is present.
+    fn bitmap(&self, table: &Table, start: u64, block: u64, state: State) -> Result<Arc<[u8]>> {
+        let key = MetaKey {
+            of: self.id,
+            generation: state.generation,
+            kind: MetaKind::Bitmap,
+            index: block,
+        };
+        let load = || {
+            let mut bytes = vec![0; table.bitmap_bytes as usize];
+            self.file.read_exact_at(&mut bytes, start)?;
+            let block_start = block * u64::from(self.layout.block_size);
+            let len = u64::from(self.layout.block_size).min(self.layout.virtual_size - block_start);
+            Ok(if bitmap::is_full(&bytes, len.div_ceil(SECTOR_BYTES)) {
+                Arc::from([])
+            } else {
+                Arc::from(bytes)
+            })
+        };
+        if state.settled {
+            self.meta.get_or_load(key, load)
+        } else {
+            load()
+        }
+    }
+
+    /// Decides whether what was read under `state` is sound: `None` means "read again".
+    fn verify(&self, state: State, block: u64, entry: u32) -> Result<Option<Stability>> {
+        let now = self.file.head()?;
+        if now.version == state.version && state.settled {
+            return Ok(Some(if state.generation == 0 {
+                Stability::Settled
+            } else {
+                Stability::Unsettled
+            }));
+        }
+        let sound = match &self.layout.table {
+            Some(table) => {
+                self.check_head()?;
+                self.fresh_entry(table, block)? == entry
+            }
+            // Without a table there is nothing that tells which bytes were rewritten.
+            None if now.version != state.version => {
+                return Err(
+                    Error::new(ErrorKind::Changed, "was written to while it was open")
+                        .with_object(&self.path),
+                );
+            }
+            None => true,
+        };
+        let mut shared = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if shared.version != now.version || (is_settled(&now) && !shared.settled) {
+            // Pages read so far may be older than the file: start a new generation of them.
+            *shared = State {
+                version: now.version,
+                len_bytes: now.len_bytes,
+                generation: shared.generation + 1,
+                settled: is_settled(&now),
+            };
+        }
+        Ok(sound.then_some(Stability::Unsettled))
+    }
+
+    /// Fails unless the header is still byte for byte the one that was opened.
+    fn check_head(&self) -> Result<()> {
+        let mut bytes = vec![0; self.layout.head.len()];
+        self.file.read_exact_at(&mut bytes, self.layout.head_at)?;
+        if bytes != self.layout.head {
+            return Err(
+                Error::new(ErrorKind::Changed, "its header was rewritten").with_object(&self.path)
+            );
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> State {
+        *self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Two blocks that lie over each other, if there are any: reads the whole table.
+    pub(super) fn overlapping_blocks(&self) -> Result<Option<(u64, u64)>> {
+        let Some(table) = &self.layout.table else {
+            return Ok(None);
+        };
+        let state = self.snapshot();
+        let mut places = Vec::new();
+        for block in 0..self.layout.blocks {
+            let entry = self.entry(table, block, state)?;
+            if entry != BAT_UNUSED {
+                places.push((entry, block));
+            }
+        }
+        places.sort_unstable();
+        let sectors = (u64::from(table.bitmap_bytes) + u64::from(self.layout.block_size)) / 512;
+        Ok(places
+            .windows(2)
+            .find(|w| u64::from(w[1].0) - u64::from(w[0].0) < sectors)
+            .map(|w| (w[0].1, w[1].1)))
+    }
+}
+
+/// Which of the two footers is believed. In dynamic and differencing disks the leading copy is:
+/// while XO merges into a file it overwrites the trailing one. A fixed disk has only a trailing
+/// footer; what stands at its start is the guest's and proves nothing.
+fn choose_footer(
+    leading: Result<Footer>,
+    trailing: Result<Footer>,
+    len: u64,
+    problems: &mut Vec<String>,
+) -> Result<Footer> {
+    let has_table = |f: &Footer| f.disk_type != DiskType::Fixed;
+    match (leading.ok().filter(has_table), trailing) {
+        (Some(lead), Ok(trail)) if has_table(&trail) => {
+            if lead != trail {
+                problems.push("its two footers differ; the leading one is used".into());
+            }
+            Ok(lead)
+        }
+        (Some(lead), Ok(trail)) => {
+            // A nested disk image, either at the start of a fixed disk or at the end of a dynamic
+            // one that is being merged into. The length tells which.
+            if trail.current_size == len - FOOTER_BYTES as u64 {
+                return Err(Error::corrupt(
+                    "both a fixed disk's footer at its end and a dynamic disk's at its start: \
+                     which of them is guest data cannot be told",
+                ));
+            }
+            problems.push(
+                "its trailing footer is that of another disk; the leading one is used".into(),
+            );
+            Ok(lead)
+        }
+        (Some(lead), Err(e)) => {
+            problems.push(format!(
+                "its trailing footer is damaged or overwritten ({e}); the leading one is used"
+            ));
+            Ok(lead)
+        }
+        (None, Ok(trail)) => {
+            if has_table(&trail) {
+                problems.push("its leading footer is damaged; the trailing one is used".into());
+            }
+            Ok(trail)
+        }
+        (None, Err(e)) => Err(e.at(len - FOOTER_BYTES as u64)),
+    }
+}
+
+fn table_of(
+    header: &Header,
+    footer: &Footer,
+    len: u64,
+    problems: &mut Vec<String>,
+) -> Result<Table> {
+    let blocks = blocks_of(footer.current_size, header.block_size);
+    let mut entries = u64::from(header.max_table_entries);
+    if entries < blocks {
+        problems.push(format!(
+            "its table has {entries} entries where the disk has {blocks} blocks: the end of the \
+             disk cannot be read"
+        ));
+    } else {
+        // Entries past the disk's end mean nothing, whatever their number is said to be.
+        entries = blocks;
+    }
+    let fits = entries
+        .checked_mul(4)
+        .and_then(|bytes| bytes.checked_add(header.table_offset))
+        .is_some_and(|end| end <= len);
+    if !fits || header.table_offset < FOOTER_BYTES as u64 {
+        return Err(Error::corrupt(format!(
+            "its table of {entries} entries at {} is not within the file of {len} bytes",
+            header.table_offset
+        )));
+    }
+    Ok(Table {
+        offset: header.table_offset,
+        entries,
+        bitmap_bytes: header.bitmap_bytes(),
+    })
+}
