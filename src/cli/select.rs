@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::output::escape;
 use crate::config::Location;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, RestorePoint};
+use crate::repo::{Catalogue, DiskRecord, RestorePoint, check_is_clear};
 
 /// Most candidates that an error message names.
 const SHOWN: usize = 20;
@@ -17,11 +17,12 @@ const ONE_COMMAND: Duration = Duration::from_secs(3600);
 /// Opens a repository for a command.
 ///
 /// # Errors
-/// When the location cannot be parsed or opened.
+/// When the location cannot be parsed or opened, or the repository is encrypted.
 pub fn open_catalogue(repository: &str) -> Result<Catalogue> {
     let store = Location::parse(repository)
         .and_then(|location| location.open())
         .with_context(|| format!("cannot open the repository {}", escape(repository)))?;
+    check_is_clear(&*store)?;
     Ok(Catalogue::new(store, ONE_COMMAND))
 }
 

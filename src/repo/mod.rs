@@ -10,6 +10,7 @@
 pub mod cache_index;
 pub mod catalogue;
 pub mod date;
+pub mod encryption;
 mod json;
 pub mod layout;
 pub mod metadata;
@@ -18,6 +19,7 @@ mod parallel;
 pub mod vm;
 
 pub use catalogue::{Catalogue, Folders};
+pub use encryption::{check_is_clear, encryption_algorithm};
 pub use metadata::{DiskRecord, Mode, RestorePoint};
 pub use parallel::parallel_map;
 pub use vm::{Listing, PointRef, Vm};
