@@ -7,10 +7,13 @@
 #![warn(missing_docs)]
 
 pub mod cache;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod image;
 pub mod io;
+pub mod repo;
 pub mod store;
 pub mod tree;
+pub mod views;

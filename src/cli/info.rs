@@ -1,0 +1,266 @@
+//! `brfs info`: chains, sizes, formats, and what is wrong.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
+use super::ls::DiskRow;
+use super::output::{escape, human_size, print_json, to_stdout};
+use super::select;
+use crate::image::{DiskContext, LinkReport};
+use crate::io::ReadAt;
+use crate::repo::date;
+use crate::store::LocalStore;
+use crate::views::split_bare_path;
+
+/// Cache for opening disks: they are not read.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// Tell what a VM's restore points and disks consist of and what is wrong with them.
+///
+/// Reads metadata, headers and block tables, not the data. Exit code: 0 when nothing wrong was
+/// found, 1 when something was, 2 when nothing could be looked at.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The repository: a directory or a URL of Xen Orchestra's; or a .vhd file by itself.
+    pub repository: String,
+    /// A VM: its name, its folder name in the mount, its uuid or the start of it.
+    pub vm: Option<String>,
+    /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
+    pub point: Option<String>,
+    /// A disk: its name in the mount, or its VDI's uuid or name.
+    pub disk: Option<String>,
+    /// Print JSON for scripts (fields: docs/COMMANDS.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When nothing could be looked at: exit code 2.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let damaged = to_stdout(|out| info(&args, out))?;
+    Ok(ExitCode::from(u8::from(damaged)))
+}
+
+/// Prints what is asked for; tells whether anything is wrong.
+///
+/// # Errors
+/// When nothing could be looked at.
+pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
+    let Some(vm) = &args.vm else {
+        return bare_info(args, out);
+    };
+    let catalogue = select::open_catalogue(&args.repository)?;
+    let vm = select::find_vm(&catalogue, vm)?;
+    let point = match &args.point {
+        Some(text) => Some(select::find_point(&vm, text)?),
+        None => None,
+    };
+    let disk = match (&args.disk, &point) {
+        (Some(text), Some(name)) => {
+            let point = vm
+                .vm
+                .point(name)?
+                .context("the restore point was just removed")?;
+            Some(select::find_disk(&point, text)?.name.clone())
+        }
+        _ => None,
+    };
+    let context = DiskContext::new(catalogue.store().clone(), CACHE_BYTES);
+    let (only_point, only_disk) = (point.as_deref(), disk.as_deref());
+    let report = inspect(&catalogue, &context, &vm, only_point, only_disk)?;
+    if args.json {
+        print_json(out, &report)?;
+    } else {
+        print_report(out, &report, point.is_some())?;
+    }
+    Ok(report.damaged)
+}
+
+/// A single image without its repository.
+fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
+    let plain = args.repository.strip_prefix("file://");
+    let path = std::path::Path::new(plain.unwrap_or(&args.repository));
+    if !path.is_file() {
+        bail!("which VM? See brfs ls {}", escape(&args.repository));
+    }
+    let path = path.canonicalize().context("cannot resolve the path")?;
+    let (root, inside) = split_bare_path(&path)?;
+    let context = DiskContext::new(std::sync::Arc::new(LocalStore::open(&root)?), CACHE_BYTES);
+    let disk = context.open_disk(&inside, None)?;
+    let links = disk.links();
+    let broken = disk.broken().map(|e| format!("readable in part only: {e}"));
+    let of_links = links.iter().flat_map(|link| {
+        let told = link.problems.iter();
+        told.map(|p| format!("{}: {p}", link.path))
+    });
+    let row = DiskRow {
+        name: "disk.raw".to_owned(),
+        vdi_uuid: None,
+        vdi_name: None,
+        vdi_type: None,
+        path: Some(inside.as_str().to_owned()),
+        size: Some(disk.len_bytes()),
+        format: links.first().map(|l| l.format),
+        compression: links.first().map(|l| l.compression),
+        chain_length: Some(links.len()),
+        problems: broken.into_iter().chain(of_links).collect(),
+    };
+    let report = inspect_disk(context.store(), row, Some(disk));
+    let damaged = !report.row.problems.is_empty();
+    if args.json {
+        #[derive(Serialize)]
+        struct Bare {
+            repository: String,
+            damaged: bool,
+            disk: DiskReport,
+        }
+        let repository = context.store().describe();
+        let disk = report;
+        print_json(
+            out,
+            &Bare {
+                repository,
+                damaged,
+                disk,
+            },
+        )?;
+    } else {
+        print_disk(out, &report, true)?;
+    }
+    Ok(damaged)
+}
+
+fn print_report(out: &mut dyn Write, report: &Report, with_chains: bool) -> Result<()> {
+    let vm = &report.vm;
+    let name = vm.name.as_deref().unwrap_or("(name unknown)");
+    let points = vm.points.unwrap_or(0);
+    writeln!(
+        out,
+        "{}  {}  {points} restore points",
+        escape(name),
+        escape(&vm.uuid)
+    )?;
+    print_lines(out, "  ", &vm.problems, &report.notes)?;
+    for point in &report.points {
+        print_point(out, point, with_chains)?;
+    }
+    Ok(())
+}
+
+fn print_lines(
+    out: &mut dyn Write,
+    indent: &str,
+    problems: &[String],
+    notes: &[String],
+) -> Result<()> {
+    for problem in problems {
+        writeln!(out, "{indent}PROBLEM: {}", escape(problem))?;
+    }
+    for note in notes {
+        writeln!(out, "{indent}note: {}", escape(note))?;
+    }
+    Ok(())
+}
+
+fn print_point(out: &mut dyn Write, point: &PointReport, with_chains: bool) -> Result<()> {
+    let row = &point.row;
+    write!(out, "\n{}", row.name)?;
+    if let Some(time) = row.timestamp.and_then(date::from_unix_millis) {
+        write!(out, "  {} UTC", date::format_utc(time))?;
+    }
+    if let Some(mode) = &row.mode {
+        write!(out, "  {}", escape(mode))?;
+    }
+    if let Some(size) = row.size {
+        write!(out, "  {} transferred", human_size(size))?;
+    }
+    writeln!(out)?;
+    if with_chains {
+        for (what, id) in [("job", &row.job), ("schedule", &row.schedule)] {
+            if let Some(id) = id {
+                writeln!(out, "  {what} {}", escape(id))?;
+            }
+        }
+    }
+    print_lines(out, "  ", &row.problems, &row.notes)?;
+    for disk in &point.disk_reports {
+        print_disk(out, disk, with_chains)?;
+    }
+    Ok(())
+}
+
+fn print_disk(out: &mut dyn Write, disk: &DiskReport, with_chain: bool) -> Result<()> {
+    let row = &disk.row;
+    write!(out, "  {}", escape(&row.name))?;
+    if let Some(size) = row.size {
+        write!(out, "  {} ({size} bytes)", human_size(size))?;
+    }
+    if let Some(allocated) = disk.allocated {
+        write!(out, ", {} allocated", human_size(allocated))?;
+    }
+    if let (Some(format), Some(compression)) = (row.format, row.compression) {
+        write!(out, "  {format}, {}", compression_words(compression))?;
+    }
+    if let Some(length) = row.chain_length {
+        write!(out, ", chain of {length}")?;
+    }
+    writeln!(out)?;
+    if with_chain {
+        if let Some(name) = &row.vdi_name {
+            writeln!(out, "    VDI name {}", escape(name))?;
+        }
+        if let Some(uuid) = &row.vdi_uuid {
+            writeln!(out, "    VDI uuid {}", escape(uuid))?;
+        }
+        for (index, link) in disk.chain.iter().enumerate() {
+            print_link(out, index + 1, link)?;
+        }
+    }
+    print_lines(out, "    ", &row.problems, &disk.notes)
+}
+
+fn compression_words(compression: &str) -> &str {
+    match compression {
+        "none" => "uncompressed",
+        other => other,
+    }
+}
+
+fn print_link(out: &mut dyn Write, number: usize, link: &LinkReport) -> Result<()> {
+    write!(out, "    {number}. {}", escape(&link.path))?;
+    if let Some(data) = &link.data_path {
+        write!(out, " -> {}", escape(data))?;
+    }
+    writeln!(out)?;
+    write!(
+        out,
+        "       {}, {}, {}, {} bytes",
+        link.disk_type,
+        link.format,
+        compression_words(link.compression),
+        link.virtual_size
+    )?;
+    if link.block_size > 0 {
+        write!(
+            out,
+            " in blocks of {}",
+            human_size(u64::from(link.block_size))
+        )?;
+    }
+    writeln!(out, ", made by {}", escape(&format!("{:?}", link.creator)))?;
+    write!(out, "       uuid {}", escape(&link.uuid))?;
+    if let Some(parent) = &link.parent_uuid {
+        write!(out, ", parent {}", escape(parent))?;
+    }
+    writeln!(out)?;
+    for problem in &link.problems {
+        writeln!(out, "       PROBLEM: {}", escape(problem))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! What `brfs info` finds out, as data: per VM, restore point and disk, what there is and what is
+//! wrong. Printing is in `info`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::ls::{DiskRow, PointRow, VmRow, disk_row, open_disk, point_row, vm_row};
+use crate::error::ErrorKind;
+use crate::image::merge_state::{
+    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, parent_of_merge_state,
+};
+use crate::image::{Disk, DiskContext, LinkReport};
+use crate::io::ReadAt;
+use crate::repo::cache_index::CacheIndex;
+use crate::repo::catalogue::NamedVm;
+use crate::repo::{Catalogue, RestorePoint, parallel_map};
+use crate::store::{EntryKind, Store, StorePath};
+
+/// Everything about what was asked for.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub repository: String,
+    /// Whether anything is wrong anywhere below.
+    pub damaged: bool,
+    pub vm: VmRow,
+    /// What is worth knowing about the VM but no damage.
+    pub notes: Vec<String>,
+    pub points: Vec<PointReport>,
+}
+
+/// A restore point and its disks.
+#[derive(Debug, Serialize)]
+pub(super) struct PointReport {
+    #[serde(flatten)]
+    pub row: PointRow,
+    pub damaged: bool,
+    pub disk_reports: Vec<DiskReport>,
+}
+
+/// A disk and its chain.
+#[derive(Debug, Serialize)]
+pub(super) struct DiskReport {
+    #[serde(flatten)]
+    pub row: DiskRow,
+    /// Bytes allocated over the whole chain, when they can be counted.
+    pub allocated: Option<u64>,
+    /// What is worth knowing but no damage.
+    pub notes: Vec<String>,
+    /// The images, youngest first.
+    pub chain: Vec<LinkReport>,
+}
+
+/// Looks at the restore points named by `points` (all when empty), or one disk of theirs.
+pub(super) fn inspect(
+    catalogue: &Catalogue,
+    context: &Arc<DiskContext>,
+    vm: &NamedVm,
+    only_point: Option<&str>,
+    only_disk: Option<&str>,
+) -> Result<Report> {
+    let listing = vm.vm.listing()?;
+    let mut points = Vec::new();
+    for listed in &listing.points {
+        if only_point.is_some_and(|name| name != listed.name) {
+            continue;
+        }
+        // Always the truth, never the hint.
+        let Some(point) = vm.vm.read_point(listed) else {
+            continue;
+        };
+        points.push(inspect_point(context, &point, only_disk));
+    }
+    let row = vm_row(vm);
+    let damaged = !row.problems.is_empty() || points.iter().any(|p| p.damaged);
+    Ok(Report {
+        repository: catalogue.store().describe(),
+        damaged,
+        notes: vm_notes(catalogue, vm),
+        vm: row,
+        points,
+    })
+}
+
+fn inspect_point(
+    context: &Arc<DiskContext>,
+    point: &RestorePoint,
+    only_disk: Option<&str>,
+) -> PointReport {
+    let records: Vec<_> = point
+        .disks
+        .iter()
+        .filter(|d| only_disk.is_none_or(|name| name == d.name))
+        .collect();
+    let threads = context.store().traits().parallelism;
+    let disk_reports = parallel_map(&records, threads, |record| {
+        let disk = open_disk(context, point, record);
+        let mut report = inspect_disk(context.store(), disk_row(record, &disk), disk.ok());
+        let recorded = record.virtual_size.filter(|s| Some(*s) != report.row.size);
+        if let (Some(recorded), Some(_)) = (recorded, report.row.format) {
+            let note = format!("the VDI's record tells another size: {recorded} bytes");
+            report.notes.push(note);
+        }
+        report
+    });
+    let row = point_row(point);
+    let disks_damaged = disk_reports.iter().any(|d| !d.row.problems.is_empty());
+    PointReport {
+        damaged: disks_damaged || !row.problems.is_empty(),
+        row,
+        disk_reports,
+    }
+}
+
+/// Completes a row with what an opened disk tells.
+pub(super) fn inspect_disk(
+    store: &Arc<dyn Store>,
+    mut row: DiskRow,
+    disk: Option<Arc<Disk>>,
+) -> DiskReport {
+    let mut notes = Vec::new();
+    let Some(disk) = disk else {
+        return DiskReport {
+            row,
+            allocated: None,
+            notes,
+            chain: Vec::new(),
+        };
+    };
+    let allocated = disk.allocated_bytes().map_err(|e| {
+        row.problems
+            .push(format!("allocated size cannot be counted: {e}"));
+    });
+    let chain = disk.links();
+    notes.extend(merge_notes(&**store, &chain));
+    row.size = Some(disk.len_bytes());
+    DiskReport {
+        row,
+        allocated: allocated.ok(),
+        notes,
+        chain,
+    }
+}
+
+/// The merges whose state files name images of this chain.
+fn merge_notes(store: &dyn Store, chain: &[LinkReport]) -> Vec<String> {
+    let mut by_dir: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for link in chain {
+        let (dir, file) = link.path.rsplit_once('/').unwrap_or(("", &link.path));
+        by_dir.entry(dir.to_owned()).or_default().push(file);
+    }
+    let mut notes = Vec::new();
+    for (dir, files) in by_dir {
+        let Ok(dir) = StorePath::new(&dir) else {
+            continue;
+        };
+        // What cannot be listed has been told of already: the images lie there.
+        for entry in store.list(&dir).unwrap_or_default() {
+            let Some(parent) = parent_of_merge_state(&entry.name) else {
+                continue;
+            };
+            if entry.kind != EntryKind::File {
+                continue;
+            }
+            let read = store.read(&dir.child(&entry.name), MAX_MERGE_STATE_BYTES);
+            match read.and_then(|(data, _)| MergeState::parse(&data)) {
+                Ok(state) => {
+                    let named = |file: &&str| state.chain.iter().any(|c| c == file);
+                    if files.iter().any(named) || files.contains(&parent) {
+                        notes.push(describe_merge(parent, &state));
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => notes.push(format!("the state of a merge cannot be read: {e}")),
+            }
+        }
+    }
+    notes
+}
+
+fn describe_merge(parent: &str, state: &MergeState) -> String {
+    let step = match state.step {
+        MergeStep::MergeBlocks => format!("moving blocks, at block {}", state.current_block),
+        MergeStep::Cleanup => "last step, all blocks moved".to_owned(),
+        MergeStep::Unknown => "in a step that brfs does not know".to_owned(),
+    };
+    format!("a merge into {parent} is running or was interrupted ({step})")
+}
+
+fn vm_notes(catalogue: &Catalogue, vm: &NamedVm) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Ok(folders) = catalogue.folders()
+        && folders.locked.contains(vm.vm.folder())
+    {
+        notes.push("locked: Xen Orchestra is working on this VM, or was interrupted".to_owned());
+    }
+    match CacheIndex::load(&**catalogue.store(), vm.vm.dir()) {
+        Ok(None) => {}
+        Ok(Some(index)) => notes.extend(stale_index(vm, &index)),
+        Err(e) => notes.push(format!("cache.json.gz is ignored: {e}")),
+    }
+    notes
+}
+
+fn stale_index(vm: &NamedVm, index: &CacheIndex) -> Option<String> {
+    let listing = vm.vm.listing().ok()?;
+    let gone = index
+        .points
+        .keys()
+        .filter(|name| listing.find(name).is_none());
+    let unknown = listing
+        .points
+        .iter()
+        .filter(|p| !index.points.contains_key(&p.name));
+    let (gone, unknown) = (gone.count(), unknown.count());
+    (gone + unknown > 0).then(|| {
+        format!(
+            "cache.json.gz is stale: it knows {gone} restore points that are gone and misses \
+             {unknown}"
+        )
+    })
+}

@@ -1,0 +1,347 @@
+//! `brfs ls`: the catalogue without mounting.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::output::{Table, human_size, print_json, to_stdout};
+use super::select;
+use crate::image::{Disk, DiskContext, DiskGuard};
+use crate::io::ReadAt;
+use crate::repo::catalogue::NamedVm;
+use crate::repo::{Catalogue, DiskRecord, RestorePoint, date, parallel_map};
+
+/// Cache for opening disks: they are not read.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// List VMs, the restore points of a VM, or the disks of a restore point.
+///
+/// Exit code: 0 when nothing is wrong with what was listed, 1 when something is (it is listed all
+/// the same), 2 when nothing could be listed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The repository: a directory or a URL of Xen Orchestra's.
+    pub repository: String,
+    /// A VM: its name, its folder name in the mount, its uuid or the start of it.
+    pub vm: Option<String>,
+    /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
+    pub point: Option<String>,
+    /// Print JSON for scripts (fields: docs/COMMANDS.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When nothing could be listed: exit code 2.
+pub fn run(args: Args) -> Result<ExitCode> {
+    let damaged = to_stdout(|out| list(&args, out))?;
+    Ok(ExitCode::from(u8::from(damaged)))
+}
+
+/// Prints what is asked for; tells whether something is wrong with it.
+///
+/// # Errors
+/// When nothing could be listed.
+pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
+    let catalogue = select::open_catalogue(&args.repository)?;
+    let Some(vm) = &args.vm else {
+        return list_vms(&catalogue, args.json, out);
+    };
+    let vm = select::find_vm(&catalogue, vm)?;
+    match &args.point {
+        None => list_points(&vm, args.json, out),
+        Some(point) => {
+            let name = select::find_point(&vm, point)?;
+            list_disks(&vm, &name, args.json, out)
+        }
+    }
+}
+
+/// A VM in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct VmRow {
+    /// The VM's own name.
+    pub name: Option<String>,
+    /// Its directory in the mount, below `vms/`.
+    pub folder: String,
+    pub uuid: String,
+    /// How many restore points there are.
+    pub points: Option<usize>,
+    /// The newest one's name.
+    pub newest: Option<String>,
+    pub problems: Vec<String>,
+}
+
+pub(super) fn vm_row(vm: &NamedVm) -> VmRow {
+    let listing = vm.vm.listing();
+    let mut problems = Vec::new();
+    match (&listing, &vm.label) {
+        (Err(e), _) => problems.push(format!("restore points cannot be listed: {e}")),
+        (Ok(listing), label) => {
+            let newest = listing.newest().and_then(|p| vm.vm.read_point(p));
+            if let Some(newest) = newest.filter(|p| p.unreadable) {
+                let told = newest.problems.iter();
+                problems.extend(told.map(|p| format!("{}: {p}", newest.name)));
+            } else if label.is_none() {
+                problems.push("metadata does not tell the VM's name".into());
+            }
+        }
+    }
+    let listing = listing.ok();
+    VmRow {
+        name: vm.label.as_deref().map(str::to_owned),
+        folder: vm.name.clone(),
+        uuid: vm.vm.folder().to_owned(),
+        points: listing.as_ref().map(|l| l.points.len()),
+        newest: listing.and_then(|l| l.newest().map(|p| p.name.clone())),
+        problems,
+    }
+}
+
+fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bool> {
+    let vms = catalogue.vms()?;
+    let threads = catalogue.store().traits().parallelism;
+    let rows = parallel_map(&vms, threads, vm_row);
+    let damaged = rows.iter().any(|row| !row.problems.is_empty());
+    if json {
+        #[derive(Serialize)]
+        struct Vms {
+            repository: String,
+            vms: Vec<VmRow>,
+        }
+        let repository = catalogue.store().describe();
+        let vms = rows;
+        print_json(out, &Vms { repository, vms })?;
+    } else if rows.is_empty() {
+        writeln!(out, "No VM backups in this repository.")?;
+    } else {
+        let mut table = Table::new(&["VM", "UUID", ">POINTS", "NEWEST", "PROBLEMS"]);
+        for row in rows {
+            table.row(vec![
+                row.name.unwrap_or_else(|| row.folder.clone()),
+                row.uuid,
+                row.points.map_or("?".into(), |p| p.to_string()),
+                row.newest.unwrap_or_default(),
+                row.problems.join("; "),
+            ]);
+        }
+        table.print(out)?;
+    }
+    Ok(damaged)
+}
+
+/// A restore point in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct PointRow {
+    /// The date name: its directory in the mount.
+    pub name: String,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<u64>,
+    /// `delta` or `full`; `null` when the metadata cannot be read.
+    pub mode: Option<String>,
+    pub job: Option<String>,
+    pub schedule: Option<String>,
+    /// Bytes that XO says it transferred.
+    pub size: Option<u64>,
+    /// File names of the disks.
+    pub disks: Vec<String>,
+    /// What is worth knowing but no damage.
+    pub notes: Vec<String>,
+    pub problems: Vec<String>,
+}
+
+pub(super) fn point_row(point: &RestorePoint) -> PointRow {
+    PointRow {
+        name: point.name.clone(),
+        timestamp: point.timestamp_ms,
+        mode: (!point.unreadable).then(|| point.mode.as_str().to_owned()),
+        job: point.job_id.clone(),
+        schedule: point.schedule_id.clone(),
+        size: point.size_bytes,
+        disks: point.disks.iter().map(DiskRecord::file_name).collect(),
+        notes: point.note().map(str::to_owned).into_iter().collect(),
+        problems: point.problems.clone(),
+    }
+}
+
+fn list_points(vm: &NamedVm, json: bool, out: &mut dyn Write) -> Result<bool> {
+    let points = vm.vm.points()?;
+    let rows: Vec<PointRow> = points.iter().map(|p| point_row(p)).collect();
+    let damaged = rows.iter().any(|row| !row.problems.is_empty());
+    if json {
+        #[derive(Serialize)]
+        struct Points {
+            vm: VmRow,
+            points: Vec<PointRow>,
+        }
+        let vm = vm_row(vm);
+        let points = rows;
+        print_json(out, &Points { vm, points })?;
+        return Ok(damaged);
+    }
+    let headings = [
+        "POINT",
+        "TIME (UTC)",
+        "MODE",
+        "JOB",
+        "DISKS",
+        ">SIZE",
+        "PROBLEMS",
+    ];
+    let mut table = Table::new(&headings);
+    for (row, point) in rows.into_iter().zip(&points) {
+        let job = row.job.unwrap_or_default();
+        table.row(vec![
+            row.name,
+            point.time().map(date::format_utc).unwrap_or_default(),
+            row.mode.unwrap_or_default(),
+            // Enough to tell jobs apart; --json has the whole.
+            job.chars().take(8).collect(),
+            row.disks.join(" "),
+            row.size.map(human_size).unwrap_or_default(),
+            row.problems
+                .into_iter()
+                .chain(row.notes)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ]);
+    }
+    table.print(out)?;
+    Ok(damaged)
+}
+
+/// A disk in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct DiskRow {
+    /// The file name in the mount.
+    pub name: String,
+    pub vdi_uuid: Option<String>,
+    pub vdi_name: Option<String>,
+    /// XAPI's VDI type.
+    pub vdi_type: Option<String>,
+    /// Path of the youngest image in the repository.
+    pub path: Option<String>,
+    /// Virtual size in bytes, of the image, or of the VDI record when the image cannot be opened.
+    pub size: Option<u64>,
+    /// `VHD file` or `VHD directory`.
+    pub format: Option<&'static str>,
+    pub compression: Option<&'static str>,
+    /// How many images the chain has.
+    pub chain_length: Option<usize>,
+    pub problems: Vec<String>,
+}
+
+/// Opens a disk of a restore point.
+pub(super) fn open_disk(
+    context: &Arc<DiskContext>,
+    point: &RestorePoint,
+    record: &DiskRecord,
+) -> Result<Arc<Disk>, String> {
+    let path = record.path.as_ref().map_err(Clone::clone)?;
+    let guard = DiskGuard {
+        path: point.json_path.clone(),
+    };
+    context
+        .open_disk(path, Some(guard))
+        .map_err(|e| e.to_string())
+}
+
+pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) -> DiskRow {
+    let mut row = DiskRow {
+        name: record.file_name(),
+        vdi_uuid: record.vdi_uuid.clone(),
+        vdi_name: record.vdi_name.clone(),
+        vdi_type: record.vdi_type.clone(),
+        path: record.path.as_ref().ok().map(|p| p.as_str().to_owned()),
+        size: record.virtual_size,
+        format: None,
+        compression: None,
+        chain_length: None,
+        problems: Vec::new(),
+    };
+    match disk {
+        Err(problem) => row.problems.push(format!("cannot be opened: {problem}")),
+        Ok(disk) => {
+            let links = disk.links();
+            row.size = Some(disk.len_bytes());
+            row.format = links.first().map(|l| l.format);
+            row.compression = links.first().map(|l| l.compression);
+            row.chain_length = Some(links.len());
+            if let Some(e) = disk.broken() {
+                row.problems.push(format!("readable in part only: {e}"));
+            }
+            for link in links {
+                let told = link.problems.iter();
+                row.problems
+                    .extend(told.map(|p| format!("{}: {p}", link.path)));
+            }
+        }
+    }
+    row
+}
+
+fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Result<bool> {
+    let point = vm
+        .vm
+        .point(name)?
+        .context("the restore point was just removed")?;
+    let context = DiskContext::new(vm.vm.store().clone(), CACHE_BYTES);
+    let threads = vm.vm.store().traits().parallelism;
+    let rows = parallel_map(&point.disks, threads, |record| {
+        disk_row(record, &open_disk(&context, &point, record))
+    });
+    let damaged = !point.problems.is_empty() || rows.iter().any(|row| !row.problems.is_empty());
+    if json {
+        #[derive(Serialize)]
+        struct Disks {
+            vm: VmRow,
+            point: PointRow,
+            disks: Vec<DiskRow>,
+        }
+        let disks = Disks {
+            vm: vm_row(vm),
+            point: point_row(&point),
+            disks: rows,
+        };
+        print_json(out, &disks)?;
+        return Ok(damaged);
+    }
+    if !rows.is_empty() {
+        let headings = [
+            "DISK",
+            ">SIZE",
+            "FORMAT",
+            "COMPRESSION",
+            ">CHAIN",
+            "VDI",
+            "PROBLEMS",
+        ];
+        let mut table = Table::new(&headings);
+        for row in rows {
+            table.row(vec![
+                row.name,
+                row.size.map(human_size).unwrap_or_default(),
+                row.format.unwrap_or_default().to_owned(),
+                row.compression.unwrap_or_default().to_owned(),
+                row.chain_length.map_or(String::new(), |n| n.to_string()),
+                row.vdi_name.or(row.vdi_uuid).unwrap_or_default(),
+                row.problems.join("; "),
+            ]);
+        }
+        table.print(out)?;
+    }
+    for text in point
+        .problems
+        .iter()
+        .map(String::as_str)
+        .chain(point.note())
+    {
+        writeln!(out, "{name}: {}", super::output::escape(text))?;
+    }
+    Ok(damaged)
+}

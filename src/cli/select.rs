@@ -1,0 +1,145 @@
+//! Which VM, restore point or disk a person means, and what to say when that is not clear.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::output::escape;
+use crate::config::Location;
+use crate::repo::catalogue::NamedVm;
+use crate::repo::{Catalogue, DiskRecord, RestorePoint, check_is_clear};
+
+/// Most candidates that an error message names.
+const SHOWN: usize = 20;
+/// A catalogue for one command is never re-read: all it prints is of one moment.
+const ONE_COMMAND: Duration = Duration::from_secs(3600);
+
+/// Opens a repository for a command.
+///
+/// # Errors
+/// When the location cannot be parsed or opened, or the repository is encrypted.
+pub fn open_catalogue(repository: &str) -> Result<Catalogue> {
+    let store = Location::parse(repository)
+        .and_then(|location| location.open())
+        .with_context(|| format!("cannot open the repository {}", escape(repository)))?;
+    check_is_clear(&*store)?;
+    Ok(Catalogue::new(store, ONE_COMMAND))
+}
+
+fn candidates<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.into_iter().collect();
+    let mut text: String = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("\n  {}", escape(name)))
+        .collect();
+    if names.len() > SHOWN {
+        text += &format!("\n  … and {} more", names.len() - SHOWN);
+    }
+    text
+}
+
+/// The one that is meant among those that match.
+fn only<T>(found: Vec<T>, what: &str, text: &str, name: impl Fn(&T) -> &str) -> Result<Option<T>> {
+    if found.len() > 1 {
+        let list = candidates(found.iter().map(name));
+        bail!("{what} {text:?} is ambiguous; it may be one of:{list}");
+    }
+    Ok(found.into_iter().next())
+}
+
+/// The VM called `text`: its name in the mount, its uuid, its own name, or the start of its uuid,
+/// in this order.
+///
+/// # Errors
+/// When there is none or more than one, with candidates.
+pub fn find_vm(catalogue: &Catalogue, text: &str) -> Result<NamedVm> {
+    if let Some(vm) = catalogue.vm_by_name(text)? {
+        return Ok(vm);
+    }
+    let lower = text.to_ascii_lowercase();
+    for folder in [text, &lower] {
+        if let Some(vm) = catalogue.vm_by_folder(folder)? {
+            return Ok(vm);
+        }
+    }
+    let vms = catalogue.vms()?;
+    let with = |matches: &dyn Fn(&NamedVm) -> bool| -> Vec<NamedVm> {
+        vms.iter().filter(|vm| matches(vm)).cloned().collect()
+    };
+    let by_label = with(&|vm| vm.label.as_deref() == Some(text));
+    if let Some(vm) = only(by_label, "VM", text, |vm| &vm.name)? {
+        return Ok(vm);
+    }
+    let by_prefix = with(&|vm| !text.is_empty() && vm.vm.folder().starts_with(&lower));
+    if let Some(vm) = only(by_prefix, "VM", text, |vm| &vm.name)? {
+        return Ok(vm);
+    }
+    if vms.is_empty() {
+        bail!("no VM {text:?}: the repository holds no VM backups");
+    }
+    let near = with(&|vm| vm.name.to_lowercase().contains(&text.to_lowercase()));
+    let shown = if near.is_empty() { &vms } else { &near };
+    let list = candidates(shown.iter().map(|vm| vm.name.as_str()));
+    bail!("no VM {text:?} in the repository; there are:{list}")
+}
+
+/// The date name of the restore point called `text`: `latest`, its name, or the start of it.
+///
+/// # Errors
+/// When there is none or more than one, with candidates.
+pub fn find_point(vm: &NamedVm, text: &str) -> Result<String> {
+    let listing = vm.vm.listing()?;
+    if text == "latest"
+        && let Some(newest) = listing.newest()
+    {
+        return Ok(newest.name.clone());
+    }
+    // 2026-11-19 and 2026-11-19T02:00 are how people write the same.
+    let plain: String = text.chars().filter(|c| !"-: ".contains(*c)).collect();
+    let found: Vec<&str> = match plain.is_empty() {
+        true => Vec::new(),
+        false => listing
+            .with_prefix(&plain)
+            .map(|p| p.name.as_str())
+            .collect(),
+    };
+    if let Some(name) = only(found, "restore point", text, |name| name)? {
+        return Ok(name.to_owned());
+    }
+    let list = candidates(listing.points.iter().rev().map(|p| p.name.as_str()));
+    bail!(
+        "no restore point {text:?} of {}; there are:{list}",
+        escape(&vm.name)
+    )
+}
+
+/// The disk called `text`: its name with or without `.raw`, or the VDI's uuid or name.
+///
+/// # Errors
+/// When there is none or more than one, with candidates.
+pub fn find_disk<'p>(point: &'p RestorePoint, text: &str) -> Result<&'p DiskRecord> {
+    let stem = text.strip_suffix(".raw").unwrap_or(text);
+    let named = point
+        .disks
+        .iter()
+        .find(|d| d.name == text || d.name == stem);
+    if let Some(disk) = named {
+        return Ok(disk);
+    }
+    let is_meant = |d: &&DiskRecord| {
+        d.vdi_uuid.as_deref() == Some(text) || d.vdi_name.as_deref() == Some(text)
+    };
+    let found: Vec<&DiskRecord> = point.disks.iter().filter(is_meant).collect();
+    if let Some(disk) = only(found, "disk", text, |d| &d.name)? {
+        return Ok(disk);
+    }
+    if point.disks.is_empty() {
+        bail!(
+            "no disk {text:?}: nothing is known of the disks of {}",
+            point.name
+        );
+    }
+    let list = candidates(point.disks.iter().map(|d| d.name.as_str()));
+    bail!("no disk {text:?} in {}; there are:{list}", point.name)
+}

@@ -1,0 +1,237 @@
+//! The VMs of a repository.
+//!
+//! A listing of 1,000 VMs costs one directory listing and one metadata file per VM, on a few
+//! threads; a look-up of one VM costs the listing of the top and that one VM. What is known is kept
+//! and re-checked by age (see [`Catalogue::new`]).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::layout::{self, REPOSITORY_MARKERS, VM_BACKUPS};
+use super::naming;
+use super::parallel::parallel_map;
+use super::vm::{Shared, Vm};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{EntryKind, Store, StorePath, StoreTraits};
+
+/// How long listings of local storage are taken for granted: long enough that one `ls -l` lists
+/// every directory once, too short for a person to notice.
+const LOCAL_MAX_AGE: Duration = Duration::from_millis(100);
+
+/// The directories below `xo-vm-backups` at one moment.
+pub struct Folders {
+    at: Instant,
+    /// By directory name.
+    pub vms: BTreeMap<String, Arc<Vm>>,
+    /// Directories for which there is a lock: XO is, or was when it was killed, at work there.
+    pub locked: HashSet<String>,
+    /// Short ids that more than one of them have.
+    shared_ids: HashSet<String>,
+}
+
+/// A VM with its name in the mount.
+#[derive(Clone)]
+pub struct NamedVm {
+    /// Its folder name: `web-01 (3f2a9c1e)`.
+    pub name: String,
+    /// The VM's own name, when it is known.
+    pub label: Option<Arc<str>>,
+    /// The VM.
+    pub vm: Arc<Vm>,
+    /// Why its restore points cannot be listed.
+    pub problem: Option<Error>,
+}
+
+/// The catalogue of a repository. All calls may block on storage.
+pub struct Catalogue {
+    shared: Arc<Shared>,
+    folders: Mutex<Option<Arc<Folders>>>,
+}
+
+impl fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Catalogue")
+            .field(&self.shared.store)
+            .finish()
+    }
+}
+
+impl Catalogue {
+    /// A catalogue whose listings are at most `max_age` old (zero: always made anew). See
+    /// [`Catalogue::max_age_for`].
+    pub fn new(store: Arc<dyn Store>, max_age: Duration) -> Self {
+        Catalogue {
+            shared: Arc::new(Shared::new(store, max_age)),
+            folders: Mutex::new(None),
+        }
+    }
+
+    /// The age to allow: `refresh` on remote storage, next to none on local.
+    pub fn max_age_for(traits: StoreTraits, refresh: Duration) -> Duration {
+        if traits.remote {
+            refresh
+        } else {
+            refresh.min(LOCAL_MAX_AGE)
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
+    /// The VM directories, empty ones included.
+    ///
+    /// # Errors
+    /// As the storage says; `NotFound` when this is no repository at all.
+    pub fn folders(&self) -> Result<Arc<Folders>> {
+        let known = {
+            let known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            known.clone()
+        };
+        if let Some(known) = &known
+            && known.at.elapsed() < self.shared.max_age
+        {
+            return Ok(known.clone());
+        }
+        let at = Instant::now();
+        let store = &*self.shared.store;
+        let entries = match store.list(&StorePath::root().child(VM_BACKUPS)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.check_is_repository()?;
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
+        let mut folders = Folders {
+            at,
+            vms: BTreeMap::new(),
+            locked: HashSet::new(),
+            shared_ids: HashSet::new(),
+        };
+        let mut ids: HashMap<String, usize> = HashMap::new();
+        for entry in entries {
+            if let Some(locked) = layout::locked_folder(&entry.name) {
+                folders.locked.insert(locked.to_owned());
+            }
+            if entry.kind != EntryKind::Dir || !layout::is_vm_folder(&entry.name) {
+                continue;
+            }
+            *ids.entry(naming::short_id(&entry.name)).or_default() += 1;
+            let vm = known.as_ref().and_then(|k| k.vms.get(&entry.name)).cloned();
+            let vm = vm.unwrap_or_else(|| Arc::new(Vm::new(self.shared.clone(), &entry.name)));
+            folders.vms.insert(entry.name, vm);
+        }
+        folders.shared_ids = ids
+            .into_iter()
+            .filter_map(|(id, count)| (count > 1).then_some(id))
+            .collect();
+        let folders = Arc::new(folders);
+        let mut known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|k| k.at <= at) {
+            *known = Some(folders.clone());
+        }
+        Ok(folders)
+    }
+
+    /// A missing `xo-vm-backups` means "no backups" only where something else says that XO was
+    /// here; otherwise a share that is not mounted would look like an empty repository.
+    fn check_is_repository(&self) -> Result<()> {
+        let root = self.shared.store.list(&StorePath::root())?;
+        if root
+            .iter()
+            .any(|e| REPOSITORY_MARKERS.contains(&e.name.as_str()))
+        {
+            return Ok(());
+        }
+        let mut message = format!("holds no {VM_BACKUPS} directory: is this a backup repository?");
+        if root
+            .iter()
+            .any(|e| e.name == "vdis" || layout::point_of_file(&e.name).is_some())
+        {
+            message += " It looks like one VM's directory; give the repository two levels up";
+        } else if root
+            .iter()
+            .any(|e| e.name.len() == 36 && e.kind == EntryKind::Dir)
+        {
+            message += " If it is that directory itself, give the one above it";
+        }
+        Err(Error::new(ErrorKind::NotFound, message).with_object(self.shared.store.describe()))
+    }
+
+    /// Names a VM of `folders`; `None` when it has no restore points. A VM that cannot be listed is
+    /// named by its id alone and says why: it is not "nothing there".
+    pub fn name_vm(&self, folders: &Folders, vm: &Arc<Vm>) -> Option<NamedVm> {
+        let (label, problem) = match vm.label() {
+            Ok(Some(label)) => (Some(label), None),
+            Ok(None) => match vm.listing() {
+                Ok(listing) if listing.points.is_empty() => return None,
+                Ok(_) => (None, None),
+                Err(e) => (None, Some(e)),
+            },
+            Err(e) => (None, Some(e)),
+        };
+        if problem
+            .as_ref()
+            .is_some_and(|e| e.kind() == ErrorKind::NotFound)
+        {
+            return None;
+        }
+        if let Some(e) = &problem {
+            tracing::warn!("cannot list a VM's restore points: {e}");
+        }
+        let unique = !folders.shared_ids.contains(&naming::short_id(vm.folder()));
+        Some(NamedVm {
+            name: naming::vm_folder_name(label.as_deref(), vm.folder(), unique),
+            label,
+            vm: vm.clone(),
+            problem,
+        })
+    }
+
+    /// All VMs that have restore points, by name.
+    ///
+    /// # Errors
+    /// When the VM directories cannot be listed. What is wrong with one VM is told by that VM.
+    pub fn vms(&self) -> Result<Vec<NamedVm>> {
+        let folders = self.folders()?;
+        let vms: Vec<&Arc<Vm>> = folders.vms.values().collect();
+        let threads = self.shared.store.traits().parallelism;
+        let named = parallel_map(&vms, threads, |vm| self.name_vm(&folders, vm));
+        let mut named: Vec<NamedVm> = named.into_iter().flatten().collect();
+        named.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(named)
+    }
+
+    /// The VM with this name in the mount. Looks at no other VM than those with its id.
+    ///
+    /// # Errors
+    /// When the VM directories cannot be listed.
+    pub fn vm_by_name(&self, name: &str) -> Result<Option<NamedVm>> {
+        let Some(id) = naming::id_of_vm_folder_name(name) else {
+            return Ok(None);
+        };
+        let folders = self.folders()?;
+        // A safe id is the start of the folder's name; others are hashes and take a search.
+        let candidates = folders.vms.values().filter(|vm| {
+            let folder = vm.folder();
+            folder.starts_with(id) || !folder.starts_with(&naming::short_id(folder))
+        });
+        Ok(candidates
+            .filter_map(|vm| self.name_vm(&folders, vm))
+            .find(|vm| vm.name == name))
+    }
+
+    /// The VM of this directory name (its uuid), when it has restore points.
+    ///
+    /// # Errors
+    /// When the VM directories cannot be listed.
+    pub fn vm_by_folder(&self, folder: &str) -> Result<Option<NamedVm>> {
+        let folders = self.folders()?;
+        let vm = folders.vms.get(folder);
+        Ok(vm.and_then(|vm| self.name_vm(&folders, vm)))
+    }
+}

@@ -1,0 +1,313 @@
+//! One VM's directory: its restore points and its name, re-checked when they may have changed.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::cache_index::CacheIndex;
+use super::layout::{self, MAX_METADATA_BYTES};
+use super::metadata::RestorePoint;
+use super::{json, naming, parallel};
+use crate::error::{ErrorKind, Result};
+use crate::store::{EntryKind, Meta, Store, StorePath, Version};
+
+/// Memory for parsed metadata, in bytes, over all VMs.
+const METADATA_CACHE_BYTES: u64 = 16 << 20;
+/// Most restore points that are tried for a readable name of a VM.
+const MAX_NAME_TRIES: usize = 64;
+
+/// Weighs parsed metadata by the memory it takes.
+#[derive(Debug, Clone)]
+struct ByWeight;
+
+impl Weighter<(StorePath, Version), Arc<RestorePoint>> for ByWeight {
+    fn weight(&self, key: &(StorePath, Version), point: &Arc<RestorePoint>) -> u64 {
+        point.weight() + key.0.as_str().len() as u64 + 64
+    }
+}
+
+/// What all VMs of a repository share.
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    /// How old a listing may be before it is made again.
+    pub(super) max_age: Duration,
+    metadata: Cache<(StorePath, Version), Arc<RestorePoint>, ByWeight>,
+}
+
+impl Shared {
+    pub(super) fn new(store: Arc<dyn Store>, max_age: Duration) -> Self {
+        Shared {
+            store,
+            max_age,
+            metadata: Cache::with_weighter(4096, METADATA_CACHE_BYTES, ByWeight),
+        }
+    }
+}
+
+/// A restore point as the listing of its VM's directory tells it.
+#[derive(Debug)]
+pub struct PointRef {
+    /// The date name.
+    pub name: String,
+    meta: OnceLock<Meta>,
+}
+
+/// The restore points of a VM at one moment.
+#[derive(Debug)]
+pub struct Listing {
+    /// When the listing was begun.
+    at: Instant,
+    /// Oldest first.
+    pub points: Vec<PointRef>,
+}
+
+impl Listing {
+    /// The newest restore point.
+    pub fn newest(&self) -> Option<&PointRef> {
+        self.points.last()
+    }
+
+    /// The point of this name.
+    pub fn find(&self, name: &str) -> Option<&PointRef> {
+        let at = self.points.binary_search_by(|p| p.name.as_str().cmp(name));
+        self.points.get(at.ok()?)
+    }
+
+    /// The points whose names start with `prefix`, oldest first.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a PointRef> {
+        let start = self.points.partition_point(|p| p.name.as_str() < prefix);
+        self.points[start..]
+            .iter()
+            .take_while(move |p| p.name.starts_with(prefix))
+    }
+}
+
+/// The name of a VM, and what it was read from.
+#[derive(Clone)]
+struct Label {
+    text: Option<Arc<str>>,
+    point: String,
+    version: Version,
+}
+
+/// A directory below `xo-vm-backups`.
+pub struct Vm {
+    shared: Arc<Shared>,
+    folder: String,
+    dir: StorePath,
+    listing: Mutex<Option<Arc<Listing>>>,
+    label: Mutex<Option<Label>>,
+}
+
+impl Vm {
+    pub(super) fn new(shared: Arc<Shared>, folder: &str) -> Self {
+        Vm {
+            shared,
+            folder: folder.to_owned(),
+            dir: StorePath::root().child(layout::VM_BACKUPS).child(folder),
+            listing: Mutex::new(None),
+            label: Mutex::new(None),
+        }
+    }
+
+    /// The directory's name: the VM's uuid.
+    pub fn folder(&self) -> &str {
+        &self.folder
+    }
+
+    /// The directory's path in the repository.
+    pub fn dir(&self) -> &StorePath {
+        &self.dir
+    }
+
+    /// The restore points there are now (or were, at most the catalogue's `max_age` ago).
+    ///
+    /// # Errors
+    /// As the storage says; `NotFound` when the directory is gone. A failed listing is never an
+    /// empty one.
+    pub fn listing(&self) -> Result<Arc<Listing>> {
+        if let Some(known) = self.known_listing()
+            && known.at.elapsed() < self.shared.max_age
+        {
+            return Ok(known);
+        }
+        let at = Instant::now();
+        let entries = self.shared.store.list(&self.dir)?;
+        let mut points: Vec<PointRef> = entries
+            .into_iter()
+            .filter(|e| e.kind == EntryKind::File)
+            .filter_map(|e| {
+                Some(PointRef {
+                    name: layout::point_of_file(&e.name)?.to_owned(),
+                    meta: e.meta.map_or_else(OnceLock::new, OnceLock::from),
+                })
+            })
+            .collect();
+        points.sort_by(|a, b| a.name.cmp(&b.name));
+        points.dedup_by(|a, b| a.name == b.name);
+        points.shrink_to_fit();
+        let listing = Arc::new(Listing { at, points });
+        let mut known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        // A slower listing that was begun earlier must not overwrite a newer one.
+        if known.as_ref().is_none_or(|k| k.at <= at) {
+            *known = Some(listing.clone());
+        }
+        Ok(listing)
+    }
+
+    fn known_listing(&self) -> Option<Arc<Listing>> {
+        let known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    /// Forgets the listing: something turned out to be gone.
+    fn forget_listing(&self) {
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The path of a point's metadata file.
+    pub fn json_path(&self, point: &str) -> StorePath {
+        self.dir.child(&format!("{point}.json"))
+    }
+
+    /// The state of a point's metadata file, `None` when it is gone.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub fn point_meta(&self, point: &PointRef) -> Result<Option<Meta>> {
+        if let Some(meta) = point.meta.get() {
+            return Ok(Some(*meta));
+        }
+        match self.shared.store.head(&self.json_path(&point.name)) {
+            Ok(meta) => Ok(Some(*point.meta.get_or_init(|| meta))),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.forget_listing();
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A restore point by its date name, `None` when there is none. What is wrong with its metadata
+    /// is told by the point itself.
+    ///
+    /// # Errors
+    /// When the VM's directory cannot be listed.
+    pub fn point(&self, name: &str) -> Result<Option<Arc<RestorePoint>>> {
+        match self.listing()?.find(name) {
+            Some(point) => Ok(self.read_point(point)),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the metadata of a listed point; `None` when it is gone meanwhile.
+    pub fn read_point(&self, point: &PointRef) -> Option<Arc<RestorePoint>> {
+        let unreadable = |problem: String| {
+            let meta = point.meta.get().copied();
+            let point = RestorePoint::unreadable(&self.dir, &point.name, meta, problem);
+            Some(Arc::new(point))
+        };
+        let path = self.json_path(&point.name);
+        let meta = match self.point_meta(point) {
+            Ok(meta) => meta?,
+            Err(e) => return unreadable(format!("metadata cannot be read: {e}")),
+        };
+        let key = (path, meta.version);
+        if let Some(known) = self.shared.metadata.get(&key) {
+            return Some(known);
+        }
+        match self.shared.store.read(&key.0, MAX_METADATA_BYTES) {
+            Ok((data, meta)) => {
+                let point = RestorePoint::parse(&self.dir, &point.name, Some(meta), &data);
+                let point = Arc::new(point);
+                let key = (key.0, meta.version);
+                self.shared.metadata.insert(key, point.clone());
+                Some(point)
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.forget_listing();
+                None
+            }
+            Err(e) => unreadable(format!("metadata cannot be read: {e}")),
+        }
+    }
+
+    /// The metadata of all restore points, oldest first. On remote storage `cache.json.gz` saves a
+    /// request per point where it is as new as the point.
+    ///
+    /// # Errors
+    /// When the VM's directory cannot be listed.
+    pub fn points(&self) -> Result<Vec<Arc<RestorePoint>>> {
+        let listing = self.listing()?;
+        let traits = self.shared.store.traits();
+        let index = if traits.remote && listing.points.len() > 1 {
+            CacheIndex::load(&*self.shared.store, &self.dir).unwrap_or_else(|e| {
+                tracing::info!("{e}; reading the restore points one by one");
+                None
+            })
+        } else {
+            None
+        };
+        let points = parallel::parallel_map(&listing.points, traits.parallelism, |point| {
+            let hint = || {
+                let meta = self.point_meta(point).ok()??;
+                let known = index.as_ref()?.fresh(&point.name, &meta)?;
+                // An entry that makes no sense is no reason not to ask the truth.
+                (!known.unreadable).then(|| {
+                    let json_meta = Some(meta);
+                    Arc::new(RestorePoint {
+                        json_meta,
+                        ..known.clone()
+                    })
+                })
+            };
+            hint().or_else(|| self.read_point(point))
+        });
+        Ok(points.into_iter().flatten().collect())
+    }
+
+    /// The VM's name: that of its newest restore point whose metadata can be read. `None` when none
+    /// can or there is none.
+    ///
+    /// # Errors
+    /// When the VM's directory cannot be listed.
+    pub fn label(&self) -> Result<Option<Arc<str>>> {
+        let listing = self.listing()?;
+        let Some(newest) = listing.newest() else {
+            return Ok(None);
+        };
+        let version = self.point_meta(newest).ok().flatten().map(|m| m.version);
+        if let Some(known) = &*self.label.lock().unwrap_or_else(PoisonError::into_inner)
+            && known.point == newest.name
+            && Some(known.version) == version
+        {
+            return Ok(known.text.clone());
+        }
+        let mut text = None;
+        for point in listing.points.iter().rev().take(MAX_NAME_TRIES) {
+            let name = self.read_point(point).and_then(|p| p.vm_name.clone());
+            // No more of it than a file name takes is ever shown; a repository has many VMs.
+            let name = name.filter(|n| !n.trim().is_empty());
+            if let Some(name) = name {
+                text = Some(Arc::from(json::cut(&name, 4 * naming::MAX_NAME_BYTES)));
+                break;
+            }
+        }
+        if let Some(version) = version {
+            let label = Label {
+                text: text.clone(),
+                point: newest.name.clone(),
+                version,
+            };
+            *self.label.lock().unwrap_or_else(PoisonError::into_inner) = Some(label);
+        }
+        Ok(text)
+    }
+
+    /// The store the VM is on.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+}

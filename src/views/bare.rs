@@ -1,0 +1,142 @@
+//! A disk image without its repository: a root with just `disk.raw`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::disk::{add_disk_xattrs, disk_attr, open_disk};
+use super::nodes::{StaticDir, Xattrs, identity, is_ours};
+use super::pool::DiskPool;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Disk, DiskContext};
+use crate::repo::layout::VM_BACKUPS;
+use crate::store::{Meta, StorePath};
+use crate::tree::{Attr, Base, File, Identity, Node, OpenFile};
+
+/// The directory to open as a store for the image at `path`, and the image's path in it: the
+/// repository's root where the image lies below `xo-vm-backups`, so that its chain may lead
+/// anywhere within the repository; else the image's own directory. `path` must be absolute and
+/// without links (`std::fs::canonicalize`). Does no I/O.
+///
+/// # Errors
+/// `Invalid` when the path names no file or is not UTF-8 where it matters.
+pub fn split_bare_path(path: &Path) -> Result<(PathBuf, StorePath)> {
+    let invalid = || {
+        Error::new(ErrorKind::Invalid, "is not the path of a disk image")
+            .with_object(path.display())
+    };
+    let own_dir = path.parent().ok_or_else(invalid)?;
+    // The topmost one: XO never nests them, and the chain may use all below it.
+    let repository = own_dir
+        .ancestors()
+        .filter(|dir| dir.file_name() == Some(OsStr::new(VM_BACKUPS)))
+        .last()
+        .and_then(Path::parent);
+    let root = repository.unwrap_or(own_dir);
+    let inside = path.strip_prefix(root).map_err(|_| invalid())?;
+    let inside = StorePath::new(inside.to_str().ok_or_else(invalid)?)?;
+    if inside.as_str().is_empty() {
+        return Err(invalid());
+    }
+    Ok((root.to_owned(), inside))
+}
+
+/// The root of a mounted bare image (`.vhd` or `.alias.vhd`): `disk.raw`, with the image's time.
+///
+/// # Errors
+/// When there is no such file. A file that is not a sound image is shown; reading it fails.
+pub fn bare_root(context: Arc<DiskContext>, path: &StorePath) -> Result<Node> {
+    let meta = context.store().head(path)?;
+    let file = BareDisk {
+        pool: DiskPool::new(context),
+        path: path.clone(),
+        meta,
+        time: meta.modified.unwrap_or_else(SystemTime::now),
+    };
+    let time = file.time;
+    let children = vec![("disk.raw", Node::File(Arc::new(file)))];
+    Ok(Node::Dir(Arc::new(StaticDir::new("bare", children, time))))
+}
+
+struct BareDisk {
+    pool: DiskPool,
+    path: StorePath,
+    meta: Meta,
+    time: SystemTime,
+}
+
+impl BareDisk {
+    fn disk(&self) -> Result<Arc<Disk>> {
+        self.pool.open(&self.path, None)
+    }
+
+    fn attr_with(&self, exact: bool) -> Attr {
+        match self.disk() {
+            Ok(disk) => disk_attr(&disk, exact, self.time),
+            Err(_) => Attr::file(0, 0, self.time),
+        }
+    }
+
+    fn xattrs(&self) -> Xattrs {
+        let mut xattrs = Xattrs::default();
+        add_disk_xattrs(&mut xattrs, &self.disk());
+        xattrs
+    }
+}
+
+impl Base for BareDisk {
+    fn identity(&self) -> Identity {
+        identity(&["bare", self.path.as_str()], Some(self.meta.version))
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.attr_with(true))
+    }
+    fn quick_attr(&self) -> Result<Attr> {
+        Ok(self.attr_with(false))
+    }
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        Ok(self.xattrs().names())
+    }
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        if !is_ours(name) {
+            return Ok(None);
+        }
+        Ok(self.xattrs().get(name))
+    }
+}
+
+impl File for BareDisk {
+    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+        open_disk(self.disk(), self.path.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_a_repository_are_opened_from_its_root() {
+        let path = Path::new("/srv/br/xo-vm-backups/u/vdis/j/v/20260301T013000Z.vhd");
+        let (root, inside) = split_bare_path(path).unwrap();
+        assert_eq!(root, Path::new("/srv/br"));
+        assert_eq!(
+            inside.as_str(),
+            "xo-vm-backups/u/vdis/j/v/20260301T013000Z.vhd"
+        );
+    }
+
+    #[test]
+    fn other_images_are_opened_from_their_own_directory() {
+        let (root, inside) = split_bare_path(Path::new("/a/b c/disk.vhd")).unwrap();
+        assert_eq!(root, Path::new("/a/b c"));
+        assert_eq!(inside.as_str(), "disk.vhd");
+        let (root, inside) = split_bare_path(Path::new("/disk.vhd")).unwrap();
+        assert_eq!(
+            (root.as_path(), inside.as_str()),
+            (Path::new("/"), "disk.vhd")
+        );
+        assert!(split_bare_path(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! `by-date/<day>/<name (uuid8)>/<date> -> ../../../vms/<name (uuid8)>/<date>`: the restore points
+//! of all VMs by the (UTC) day they were made.
+//!
+//! Days come from the points' names, so that no metadata is read. A VM that cannot be listed is in
+//! no day; it stays visible in `vms/`, where its listing gives the error.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::ViewContext;
+use super::nodes::{Link, entry, identity, stream};
+use super::vms::point_time;
+use crate::error::Result;
+use crate::repo::catalogue::NamedVm;
+use crate::repo::{Vm, date, parallel_map};
+use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
+
+fn day_time(prefix: &str, otherwise: SystemTime) -> SystemTime {
+    point_time(&format!("{prefix}T000000Z"), otherwise)
+}
+
+fn has_day(vm: &Vm, prefix: &str) -> bool {
+    vm.listing()
+        .is_ok_and(|listing| listing.with_prefix(prefix).next().is_some())
+}
+
+/// `by-date/`: one directory per day.
+pub(super) struct DaysDir {
+    context: Arc<ViewContext>,
+}
+
+impl DaysDir {
+    pub(super) fn new(context: Arc<ViewContext>) -> Self {
+        DaysDir { context }
+    }
+}
+
+fn day_identity(prefix: &str) -> Identity {
+    identity(&["day", prefix], None)
+}
+
+impl Base for DaysDir {
+    fn identity(&self) -> Identity {
+        identity(&["by-date"], None)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.context.since))
+    }
+}
+
+impl Directory for DaysDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        let Some(prefix) = name.to_str().and_then(date::prefix_of_day) else {
+            return Ok(None);
+        };
+        let folders = self.context.catalogue.folders()?;
+        if !folders.vms.values().any(|vm| has_day(vm, &prefix)) {
+            return Ok(None);
+        }
+        let context = self.context.clone();
+        Ok(Some(Node::Dir(Arc::new(DayDir { context, prefix }))))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        let folders = self.context.catalogue.folders()?;
+        let vms: Vec<&Arc<Vm>> = folders.vms.values().collect();
+        let threads = self.context.catalogue.store().traits().parallelism;
+        let days = parallel_map(&vms, threads, |vm| {
+            let Ok(listing) = vm.listing() else {
+                return BTreeSet::new();
+            };
+            let names = listing.points.iter().map(|p| p.name.as_str());
+            names.filter_map(date::day_of).collect()
+        });
+        let days: BTreeSet<String> = days.into_iter().flatten().collect();
+        let entries = days.iter().map(|day| {
+            let identity = day_identity(&day.replace('-', ""));
+            entry(day, NodeKind::Dir, identity)
+        });
+        stream(entries.collect())
+    }
+}
+
+/// `by-date/<day>/`: one directory per VM with a restore point of that day.
+struct DayDir {
+    context: Arc<ViewContext>,
+    prefix: String,
+}
+
+fn day_vm_identity(prefix: &str, vm: &Vm) -> Identity {
+    identity(&["day-vm", prefix, vm.folder()], None)
+}
+
+impl Base for DayDir {
+    fn identity(&self) -> Identity {
+        day_identity(&self.prefix)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(day_time(&self.prefix, self.context.since)))
+    }
+}
+
+impl Directory for DayDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        let Some(name) = name.to_str() else {
+            return Ok(None);
+        };
+        let vm = self.context.catalogue.vm_by_name(name)?;
+        let vm = vm.filter(|vm| has_day(&vm.vm, &self.prefix));
+        Ok(vm.map(|vm| {
+            let dir = DayVmDir {
+                context: self.context.clone(),
+                prefix: self.prefix.clone(),
+                vm,
+            };
+            Node::Dir(Arc::new(dir))
+        }))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        let catalogue = &self.context.catalogue;
+        let folders = catalogue.folders()?;
+        let vms: Vec<&Arc<Vm>> = folders.vms.values().collect();
+        let named = parallel_map(&vms, catalogue.store().traits().parallelism, |vm| {
+            let there = has_day(vm, &self.prefix);
+            there.then(|| catalogue.name_vm(&folders, vm)).flatten()
+        });
+        let mut named: Vec<NamedVm> = named.into_iter().flatten().collect();
+        named.sort_by(|a, b| a.name.cmp(&b.name));
+        let entries = named.iter().map(|vm| {
+            let identity = day_vm_identity(&self.prefix, &vm.vm);
+            entry(&vm.name, NodeKind::Dir, identity)
+        });
+        stream(entries.collect())
+    }
+}
+
+/// `by-date/<day>/<name>/`: links to the restore points of that day.
+struct DayVmDir {
+    context: Arc<ViewContext>,
+    prefix: String,
+    vm: NamedVm,
+}
+
+impl DayVmDir {
+    fn target(&self, point: &str) -> String {
+        format!("../../../vms/{}/{point}", self.vm.name)
+    }
+}
+
+impl Base for DayVmDir {
+    fn identity(&self) -> Identity {
+        day_vm_identity(&self.prefix, &self.vm.vm)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(day_time(&self.prefix, self.context.since)))
+    }
+}
+
+impl Directory for DayVmDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        let Some(name) = name.to_str().filter(|n| n.starts_with(&self.prefix)) else {
+            return Ok(None);
+        };
+        let listing = self.vm.vm.listing()?;
+        Ok(listing.find(name).map(|point| {
+            let time = point_time(&point.name, self.context.since);
+            let link = Link::new(self.target(&point.name), time);
+            Node::Leaf(Arc::new(link))
+        }))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        let listing = self.vm.vm.listing()?;
+        let entries = listing.with_prefix(&self.prefix).map(|point| {
+            let identity = Link::identity_of(&self.target(&point.name));
+            entry(&point.name, NodeKind::Symlink, identity)
+        });
+        stream(entries.collect())
+    }
+}

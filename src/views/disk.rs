@@ -1,0 +1,200 @@
+//! `<disk>.raw`: a disk as it was at a restore point.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use super::ViewContext;
+use super::nodes::{Xattrs, is_ours, point_identity};
+use super::vms::point_time;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Disk, DiskReader};
+use crate::io::{Chunk, Extent, ReadAt};
+use crate::repo::{DiskRecord, RestorePoint};
+use crate::store::{Meta, StorePath};
+use crate::tree::{Attr, Base, File, Identity, OpenFile};
+
+/// Errors logged per open file: a copy tool that goes on after errors meets thousands.
+const LOGGED_ERRORS: usize = 8;
+
+/// A disk of a restore point.
+pub(super) struct DiskFile {
+    context: Arc<ViewContext>,
+    point: Arc<RestorePoint>,
+    index: usize,
+    json: Meta,
+}
+
+impl DiskFile {
+    /// `None` when the metadata's state is unknown, which cannot be where it lists disks.
+    pub(super) fn new(
+        context: Arc<ViewContext>,
+        point: Arc<RestorePoint>,
+        index: usize,
+    ) -> Option<Self> {
+        let json = point.json_meta?;
+        point.disks.get(index)?;
+        Some(DiskFile {
+            context,
+            point,
+            index,
+            json,
+        })
+    }
+
+    fn record(&self) -> &DiskRecord {
+        &self.point.disks[self.index]
+    }
+
+    fn path(&self) -> Result<&StorePath> {
+        self.record().path.as_ref().map_err(|problem| {
+            let message = format!("disk {:?}: {problem}", self.record().name);
+            Error::corrupt(message).with_object(&self.point.json_path)
+        })
+    }
+
+    fn disk(&self) -> Result<Arc<Disk>> {
+        let vouched = (self.point.json_path.clone(), self.json.version);
+        self.context.disks.open(self.path()?, Some(vouched))
+    }
+
+    fn attr_with(&self, exact: bool) -> Attr {
+        let time = point_time(&self.point.name, self.context.since);
+        match self.disk() {
+            Ok(disk) => disk_attr(&disk, exact, time),
+            // Visible with the size it should have; reading it gives the error.
+            Err(_) => Attr::file(self.record().virtual_size.unwrap_or(0), 0, time),
+        }
+    }
+
+    fn xattrs(&self) -> Xattrs {
+        let mut xattrs = Xattrs::default();
+        xattrs.add("job", self.point.job_id.clone());
+        xattrs.add("schedule", self.point.schedule_id.clone());
+        xattrs.add("mode", self.point.mode.as_str().to_owned());
+        xattrs.add("vdi_uuid", self.record().vdi_uuid.clone());
+        xattrs.add("vdi_name", self.record().vdi_name.clone());
+        add_disk_xattrs(&mut xattrs, &self.disk());
+        xattrs
+    }
+}
+
+/// The attributes of an opened disk. Where the exact allocation cannot be told because a part of
+/// the chain is damaged, the guess stands: the size is right all the same.
+pub(super) fn disk_attr(disk: &Disk, exact: bool, time: SystemTime) -> Attr {
+    let allocated = if exact {
+        disk.allocated_bytes().unwrap_or_else(|e| {
+            tracing::debug!("allocated size is a guess: {e}");
+            disk.allocated_bytes_guess()
+        })
+    } else {
+        disk.allocated_bytes_guess()
+    };
+    Attr::file(disk.len_bytes(), allocated, time)
+}
+
+/// Adds what the images themselves tell, or why they do not.
+pub(super) fn add_disk_xattrs(xattrs: &mut Xattrs, disk: &Result<Arc<Disk>>) {
+    let disk = match disk {
+        Ok(disk) => disk,
+        Err(e) => return xattrs.add("problem", e.to_string()),
+    };
+    let links = disk.links();
+    if let Some(youngest) = links.first() {
+        xattrs.add("uuid", youngest.uuid.clone());
+        xattrs.add("parent_uuid", youngest.parent_uuid.clone());
+        xattrs.add("format", youngest.format.to_owned());
+        xattrs.add("compression", youngest.compression.to_owned());
+    }
+    xattrs.add("chain_length", links.len().to_string());
+    xattrs.add("virtual_size", disk.len_bytes().to_string());
+    let broken = disk.broken().map(|e| e.to_string());
+    let of_links = links.iter().flat_map(|link| {
+        let told = link.problems.iter();
+        told.map(|problem| format!("{}: {problem}", link.path))
+    });
+    let problems: Vec<String> = broken.into_iter().chain(of_links).collect();
+    xattrs.add("problem", problems.join("; "));
+}
+
+impl Base for DiskFile {
+    fn identity(&self) -> Identity {
+        let version = Some(self.json.version);
+        point_identity(&self.point.json_path, version, &self.record().vdi_ref)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.attr_with(true))
+    }
+    fn quick_attr(&self) -> Result<Attr> {
+        Ok(self.attr_with(false))
+    }
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        Ok(self.xattrs().names())
+    }
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        if !is_ours(name) {
+            return Ok(None);
+        }
+        Ok(self.xattrs().get(name))
+    }
+}
+
+impl File for DiskFile {
+    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+        // The kernel may hold this node for a while: what it promised must still be vouched for.
+        let json = self.context.catalogue.store().head(&self.point.json_path)?;
+        if json.version != self.json.version {
+            let e = Error::new(ErrorKind::Changed, "the restore point was written anew");
+            return Err(e.with_object(&self.point.json_path));
+        }
+        let name = format!("{} of {}", self.record().name, self.point.json_path);
+        open_disk(self.disk(), name)
+    }
+}
+
+/// Opens a disk for one reader; what goes wrong, now and later, is logged under `name`.
+pub(super) fn open_disk(disk: Result<Arc<Disk>>, name: String) -> Result<Arc<dyn OpenFile>> {
+    let disk = disk.inspect_err(|e| tracing::error!("cannot open disk {name}: {e}"))?;
+    if let Some(e) = disk.broken() {
+        tracing::error!("disk {name} is readable in part only: {e}");
+    }
+    let reader = disk.reader();
+    Ok(Arc::new(OpenDisk {
+        disk,
+        reader,
+        name,
+        errors: AtomicUsize::new(0),
+    }))
+}
+
+struct OpenDisk {
+    disk: Arc<Disk>,
+    reader: DiskReader,
+    name: String,
+    errors: AtomicUsize,
+}
+
+impl OpenDisk {
+    fn log(&self, e: &Error) {
+        let logged = self.errors.fetch_add(1, Ordering::Relaxed);
+        if logged < LOGGED_ERRORS {
+            tracing::error!("reading disk {}: {e}", self.name);
+        } else if logged == LOGGED_ERRORS {
+            tracing::error!("reading disk {}: further errors are not logged", self.name);
+        }
+    }
+}
+
+impl OpenFile for OpenDisk {
+    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
+        let result = self.reader.read(offset, len, buf);
+        result.inspect_err(|e| self.log(e))
+    }
+    fn is_quick(&self, offset: u64, len: usize) -> bool {
+        self.reader.is_quick(offset, len)
+    }
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.disk.extent_at(offset).inspect_err(|e| self.log(e))
+    }
+}

@@ -1,0 +1,66 @@
+//! What a mount shows: the catalogue of a repository as a tree of nodes.
+//!
+//! ```text
+//! vms/<name (uuid8)>/<date>/{backup.json, xvda.raw, …}
+//! vms/<name (uuid8)>/latest -> <date>
+//! by-uuid/<vm uuid> -> ../vms/<name (uuid8)>
+//! by-date/<day>/<name (uuid8)>/<date> -> ../../../vms/<name (uuid8)>/<date>
+//! ```
+//!
+//! Nodes hold no state of their own but names: every call asks the catalogue, which re-checks what
+//! may have changed. A node of something that is gone answers `NotFound`. Nothing here knows FUSE.
+
+mod bare;
+mod by_date;
+mod by_uuid;
+mod disk;
+mod json_file;
+mod nodes;
+mod point;
+mod pool;
+mod vms;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+pub use bare::{bare_root, split_bare_path};
+pub use pool::DiskPool;
+
+use crate::image::DiskContext;
+use crate::repo::Catalogue;
+use crate::tree::Node;
+use nodes::StaticDir;
+
+/// What all nodes of a mount share.
+pub(crate) struct ViewContext {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) disks: DiskPool,
+    /// When the mount was made: the time of directories that have none of their own.
+    pub(crate) since: SystemTime,
+}
+
+/// The root of a mounted repository. Listings of remote storage are re-made when they are older
+/// than `refresh`; those of local storage practically always. Does no I/O.
+pub fn repository_root(disks: Arc<DiskContext>, refresh: Duration) -> Node {
+    let store = disks.store().clone();
+    let max_age = Catalogue::max_age_for(store.traits(), refresh);
+    repository_root_with(Catalogue::new(store, max_age), disks)
+}
+
+/// The root of a mounted repository over a catalogue with its own idea of staleness.
+pub fn repository_root_with(catalogue: Catalogue, disks: Arc<DiskContext>) -> Node {
+    let context = Arc::new(ViewContext {
+        catalogue,
+        disks: DiskPool::new(disks),
+        since: SystemTime::now(),
+    });
+    let by_date = by_date::DaysDir::new(context.clone());
+    let by_uuid = by_uuid::ByUuidDir::new(context.clone());
+    let vms = vms::VmsDir::new(context.clone());
+    let children = vec![
+        ("by-date", Node::Dir(Arc::new(by_date))),
+        ("by-uuid", Node::Dir(Arc::new(by_uuid))),
+        ("vms", Node::Dir(Arc::new(vms))),
+    ];
+    Node::Dir(Arc::new(StaticDir::new("root", children, context.since)))
+}

@@ -1,0 +1,108 @@
+//! Opened disks, shared: a look-up, a `stat`, an open and a read of one disk open its chain once.
+//!
+//! A small number of disks is kept alive; those that open files hold are shared beyond it. A disk
+//! that cannot be opened is remembered as such for a moment, so that one `ls -l` asks once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::image::{Disk, DiskContext, DiskGuard};
+use crate::store::{StorePath, Version};
+
+/// Disks kept open although nobody reads them.
+const KEPT: usize = 32;
+/// How long a failure to open is believed.
+const FAILURE_AGE: Duration = Duration::from_secs(1);
+
+/// The youngest image, and the state of the metadata that vouches for it.
+type Key = (StorePath, Option<(StorePath, Version)>);
+/// Filled by the first who asks; all others wait for it, and nobody holds a lock meanwhile.
+type Cell = Arc<OnceLock<(Result<Arc<Disk>>, Instant)>>;
+
+#[derive(Default)]
+struct State {
+    kept: HashMap<Key, (Cell, u64)>,
+    in_use: HashMap<Key, Weak<Disk>>,
+    clock: u64,
+}
+
+/// The opened disks of a mount.
+pub struct DiskPool {
+    context: Arc<DiskContext>,
+    state: Mutex<State>,
+}
+
+impl DiskPool {
+    /// An empty pool.
+    pub fn new(context: Arc<DiskContext>) -> Self {
+        DiskPool {
+            context,
+            state: Mutex::default(),
+        }
+    }
+
+    /// What the disks share.
+    pub fn context(&self) -> &Arc<DiskContext> {
+        &self.context
+    }
+
+    /// The disk whose youngest image is `path`, opened if it is not. `vouched` is the restore
+    /// point's metadata file and its state: a point that was made again is another disk. Blocks on
+    /// storage.
+    ///
+    /// # Errors
+    /// As [`DiskContext::open_disk`], possibly that of a try up to a second ago.
+    pub fn open(
+        &self,
+        path: &StorePath,
+        vouched: Option<(StorePath, Version)>,
+    ) -> Result<Arc<Disk>> {
+        let guard = vouched
+            .as_ref()
+            .map(|(path, _)| DiskGuard { path: path.clone() });
+        let key: Key = (path.clone(), vouched);
+        let cell = self.cell(&key);
+        let (result, _) = cell.get_or_init(|| {
+            let result = self.context.open_disk(path, guard);
+            (result, Instant::now())
+        });
+        if let Ok(disk) = result {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.in_use.insert(key, Arc::downgrade(disk));
+        }
+        result.clone()
+    }
+
+    fn cell(&self, key: &Key) -> Cell {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clock += 1;
+        let now = state.clock;
+        if let Some((cell, used)) = state.kept.get_mut(key) {
+            let failed = matches!(cell.get(), Some((Err(_), at)) if at.elapsed() > FAILURE_AGE);
+            if !failed {
+                *used = now;
+                return cell.clone();
+            }
+        }
+        let cell = Cell::default();
+        if let Some(disk) = state.in_use.get(key).and_then(Weak::upgrade) {
+            let _ = cell.set((Ok(disk), Instant::now()));
+        }
+        state.in_use.retain(|_, disk| disk.strong_count() > 0);
+        state.kept.insert(key.clone(), (cell.clone(), now));
+        while state.kept.len() > KEPT {
+            let oldest = state.kept.iter().min_by_key(|(_, (_, used))| *used);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            dropped.extend(state.kept.remove(&oldest));
+        }
+        // Closing the files of a long chain takes a while: not under the lock.
+        drop(state);
+        drop(dropped);
+        cell
+    }
+}

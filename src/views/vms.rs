@@ -1,0 +1,179 @@
+//! `vms/` and the directories of the VMs in it.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::ViewContext;
+use super::nodes::{Link, Xattrs, entry, identity, is_ours, point_identity, stream};
+use super::point::PointDir;
+use crate::error::Result;
+use crate::repo::catalogue::NamedVm;
+use crate::repo::{PointRef, Vm, date, parallel_map};
+use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
+
+/// The link to the newest restore point.
+const LATEST: &str = "latest";
+
+/// `vms/`: one directory per VM that has restore points.
+pub(super) struct VmsDir {
+    context: Arc<ViewContext>,
+}
+
+impl VmsDir {
+    pub(super) fn new(context: Arc<ViewContext>) -> Self {
+        VmsDir { context }
+    }
+}
+
+impl Base for VmsDir {
+    fn identity(&self) -> Identity {
+        identity(&["vms"], None)
+    }
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.context.since))
+    }
+}
+
+impl Directory for VmsDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        let Some(name) = name.to_str() else {
+            return Ok(None);
+        };
+        let vm = self.context.catalogue.vm_by_name(name)?;
+        Ok(vm.map(|vm| Node::Dir(Arc::new(VmDir::new(self.context.clone(), vm)))))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        let vms = self.context.catalogue.vms()?;
+        let entries = vms
+            .iter()
+            .map(|vm| entry(&vm.name, NodeKind::Dir, vm_identity(&vm.vm)));
+        stream(entries.collect())
+    }
+}
+
+fn vm_identity(vm: &Vm) -> Identity {
+    identity(&["vm", vm.folder()], None)
+}
+
+/// The time of a restore point, for nodes that know its name only.
+pub(super) fn point_time(name: &str, otherwise: SystemTime) -> SystemTime {
+    date::system_time(name).unwrap_or(otherwise)
+}
+
+/// `vms/<name>/`: one directory per restore point, and `latest`.
+struct VmDir {
+    context: Arc<ViewContext>,
+    vm: NamedVm,
+}
+
+impl VmDir {
+    fn new(context: Arc<ViewContext>, vm: NamedVm) -> Self {
+        VmDir { context, vm }
+    }
+
+    fn xattrs(&self) -> Xattrs {
+        let mut xattrs = Xattrs::default();
+        xattrs.add("uuid", self.vm.vm.folder().to_owned());
+        xattrs.add("name", self.vm.label.as_deref().map(str::to_owned));
+        // Asked anew: the node may be older than the fault, or outlive it.
+        let problem = self.vm.vm.listing().err().map(|e| e.to_string());
+        xattrs.add("problem", problem);
+        xattrs
+    }
+
+    fn link(&self, newest: &PointRef) -> Link {
+        let time = point_time(&newest.name, self.context.since);
+        Link::new(newest.name.clone(), time)
+    }
+}
+
+impl Base for VmDir {
+    fn identity(&self) -> Identity {
+        vm_identity(&self.vm.vm)
+    }
+
+    /// The time is that of the newest restore point.
+    fn attr(&self) -> Result<Attr> {
+        let since = self.context.since;
+        let time = match self.vm.vm.listing() {
+            Ok(listing) => listing
+                .newest()
+                .map_or(since, |p| point_time(&p.name, since)),
+            // The directory stays visible; listing it gives the error.
+            Err(_) => since,
+        };
+        Ok(Attr::dir(time))
+    }
+
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        Ok(self.xattrs().names())
+    }
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        if !is_ours(name) {
+            return Ok(None);
+        }
+        Ok(self.xattrs().get(name))
+    }
+}
+
+impl Directory for VmDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        let Some(name) = name.to_str() else {
+            return Ok(None);
+        };
+        let listing = self.vm.vm.listing()?;
+        if name == LATEST {
+            return Ok(listing
+                .newest()
+                .map(|newest| Node::Leaf(Arc::new(self.link(newest)))));
+        }
+        let Some(point) = listing.find(name) else {
+            return Ok(None);
+        };
+        // Metadata whose state cannot be told does not hide the point.
+        let version = match self.vm.vm.point_meta(point) {
+            Ok(None) => return Ok(None),
+            Ok(Some(meta)) => Some(meta.version),
+            Err(_) => None,
+        };
+        let dir = PointDir::new(
+            self.context.clone(),
+            self.vm.vm.clone(),
+            point.name.clone(),
+            version,
+        );
+        Ok(Some(Node::Dir(Arc::new(dir))))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        let vm = &self.vm.vm;
+        let listing = vm.listing()?;
+        let threads = match vm.store().traits() {
+            traits if traits.remote => traits.parallelism,
+            _ => 1,
+        };
+        let versions = parallel_map(&listing.points, threads, |point| {
+            let meta = vm.point_meta(point);
+            meta.map(|m| m.map(|m| m.version)).map_err(drop)
+        });
+        let mut entries = Vec::with_capacity(listing.points.len() + 1);
+        let mut newest = None;
+        for (point, version) in listing.points.iter().zip(versions) {
+            let version = match version {
+                Ok(None) => continue,
+                Ok(version) => version,
+                Err(()) => None,
+            };
+            let identity = point_identity(&vm.json_path(&point.name), version, "dir");
+            entries.push(entry(&point.name, NodeKind::Dir, identity));
+            newest = Some(point);
+        }
+        if let Some(newest) = newest {
+            let identity = Link::identity_of(&newest.name);
+            entries.push(entry(LATEST, NodeKind::Symlink, identity));
+        }
+        stream(entries)
+    }
+}
