@@ -15,6 +15,8 @@ mod pool;
 mod table;
 mod unmount;
 
-pub use mount::{MountOptions, Mounted, mount, negotiate, raise_read_ahead, session_config};
+pub use mount::{
+    MountOptions, Mounted, SESSION_THREADS, mount, negotiate, raise_read_ahead, session_config,
+};
 pub use table::is_brfs_mount;
 pub use unmount::unmount;
