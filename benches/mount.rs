@@ -215,12 +215,15 @@ fn run(threads: usize, ahead: Option<u64>, rounds: u64) {
         |file| random(file, false),
         |file| random(file, true),
     ];
-    // Subjects take turns, so that what else the machine does meets all of them.
+    // Subjects take turns, each round another one first, so that what else the machine does, and
+    // the pages that the one before gave back, meet all of them alike.
     let mut values = vec![vec![Vec::new(); measures.len()]; all.len()];
-    for _ in 0..rounds {
+    sequential(&all[0].file(), false);
+    for round in 0..rounds as usize {
         for (column, measure) in measures.iter().enumerate() {
-            for (row, subject) in all.iter().enumerate() {
-                values[row][column].push(measure(&subject.file()));
+            for turn in 0..all.len() {
+                let row = (round + turn) % all.len();
+                values[row][column].push(measure(&all[row].file()));
             }
         }
     }

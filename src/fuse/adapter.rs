@@ -1,8 +1,10 @@
 //! The kernel's requests, answered from a tree of nodes.
 //!
 //! Requests arrive on the session's threads. What a node says it can answer from memory is answered
-//! there and then; everything else goes to one of two pools, one for reading files and one for
-//! everything about names, so that neither slow reads nor many of them delay `ls`.
+//! there and then. So is other work as long as enough session threads stay free to listen, because
+//! handing a request to another thread costs as much as the kernel's whole part of a small read.
+//! The rest goes to one of two pools, one for reading files and one for everything about names, so
+//! that neither slow reads nor many of them delay `ls`.
 //!
 //! Attributes: a look-up is answered with `quick_attr`, whose allocation may be a guess, and tells
 //! the kernel not to keep it when exact attributes would cost something; `stat` then asks for them.
@@ -13,6 +15,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use fuser::{
@@ -36,6 +39,9 @@ const NAME_MAX: usize = 255;
 /// costs up to 1 MiB for its buffer.
 const READ_THREADS: usize = 48;
 
+/// Session threads that never do work that waits: one to listen while another copies.
+const LISTENERS: usize = 2;
+
 /// Threads for names, attributes, opening and listing.
 const NAME_THREADS: usize = 16;
 
@@ -48,24 +54,44 @@ pub(super) struct Adapter {
     shared: Arc<Shared>,
     readers: Pool,
     names: Pool,
+    /// How many session threads may do work that waits, and how many are at it.
+    may_wait: usize,
+    waiting: AtomicUsize,
 }
 
 impl Adapter {
-    pub(super) fn new(root: Node, ownership: Ownership) -> Self {
+    /// An adapter for a session with this many threads.
+    pub(super) fn new(root: Node, ownership: Ownership, session_threads: usize) -> Self {
         Adapter {
             shared: Arc::new(Shared::new(root, ownership)),
             readers: Pool::new("brfs-read", READ_THREADS),
             names: Pool::new("brfs-name", NAME_THREADS),
+            may_wait: session_threads.saturating_sub(LISTENERS),
+            waiting: AtomicUsize::new(0),
         }
     }
 
-    /// Answers here when that is quick, on a pool's thread otherwise.
+    /// Answers a request about names: see [`Self::answer_with`].
     fn answer(&self, quick: bool, handler: impl FnOnce(&Shared) + Send + 'static) {
+        self.answer_with(&self.names, quick, handler);
+    }
+
+    /// Answers here when that is quick or others are left to listen, on the pool otherwise.
+    fn answer_with(
+        &self,
+        pool: &Pool,
+        quick: bool,
+        handler: impl FnOnce(&Shared) + Send + 'static,
+    ) {
         if quick {
             guarded(|| handler(&self.shared));
+        } else if self.waiting.fetch_add(1, Ordering::Relaxed) < self.may_wait {
+            guarded(|| handler(&self.shared));
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         } else {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             let shared = Arc::clone(&self.shared);
-            self.names.submit(move || handler(&shared));
+            pool.submit(move || handler(&shared));
         }
     }
 
@@ -199,13 +225,9 @@ impl Filesystem for Adapter {
         }
         let mut quick = false;
         guarded(|| quick = file.is_quick(offset, len));
-        if quick {
-            guarded(|| self.shared.read(ino.0, &file, offset, len, reply));
-        } else {
-            let shared = Arc::clone(&self.shared);
-            self.readers
-                .submit(move || shared.read(ino.0, &file, offset, len, reply));
-        }
+        self.answer_with(&self.readers, quick, move |shared| {
+            shared.read(ino.0, &file, offset, len, reply);
+        });
     }
 
     fn lseek(

@@ -54,10 +54,12 @@ pub(super) struct FaultLog {
 }
 
 impl FaultLog {
-    /// Logs `what: error`, for example "cannot read vms/web/…/xvda.raw at byte 4096: …". The fault
-    /// is recognised by `error` alone: `what` differs for every block that meets it.
+    /// Logs `what: error`, for example "cannot read 4096 bytes at 0 of "vms/web/…/xvda.raw": …".
+    /// The fault is recognised by its object and reason: offsets differ for every read that meets
+    /// it.
     pub(super) fn report(&self, what: impl FnOnce() -> String, error: &Error) {
-        if let Some(again) = self.admit(&error.to_string(), Instant::now()) {
+        let fault = format!("{}\0{}", error.object().unwrap_or(""), error.message());
+        if let Some(again) = self.admit(&fault, Instant::now()) {
             let what = what();
             let kind = error.kind().as_str();
             if again == 0 {

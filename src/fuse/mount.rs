@@ -81,8 +81,9 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
         gid: options.gid.unwrap_or(rustix::process::getgid().as_raw()),
         umask: options.umask,
     };
-    let adapter = Adapter::new(root, ownership);
-    let session = Session::new(adapter, &mountpoint, &session_config(options))
+    let config = session_config(options);
+    let adapter = Adapter::new(root, ownership, config.n_threads.unwrap_or(1));
+    let session = Session::new(adapter, &mountpoint, &config)
         .and_then(Session::spawn)
         .map_err(|error| explain(&error, &mountpoint, options))?;
     let mounted = Mounted {
