@@ -15,7 +15,6 @@ mod size;
 mod umount;
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -43,9 +42,7 @@ enum Command {
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // mount(8) runs `mount.<type>` for lines of /etc/fstab.
-    let called = arguments.first().map(Path::new).and_then(Path::file_name);
-    let result = if called.is_some_and(|name| name == "mount.brfs") {
+    let result = if fstab::is_helper_call(&arguments) {
         fstab::run(&arguments)
     } else {
         run(Cli::parse_from(arguments))
