@@ -11,6 +11,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod fuse;
 pub mod image;
 pub mod io;
 pub mod repo;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `brfs` command; see `brfs::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    brfs::cli::main()
+}

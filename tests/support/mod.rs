@@ -18,6 +18,7 @@
 //! | `merge`, `merge_file` | interrupted merges |
 //! | `damage` | every place that can break, times every way to break it |
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
+//! | `memtree`, `mountpoint` | trees in memory and real mounts of them |
 
 // Each test binary and bench uses its own part of this tree.
 #![allow(dead_code)]
@@ -32,8 +33,10 @@ pub mod dates;
 pub mod files;
 pub mod golden;
 pub mod hostile;
+pub mod memtree;
 pub mod merge;
 pub mod merge_file;
+pub mod mountpoint;
 pub mod random_chain;
 pub mod records;
 pub mod repo;

@@ -1,0 +1,95 @@
+//! From a request to the tree to show: where the storage, the catalogue and the views meet.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::mount::Request;
+use crate::config::Location;
+use crate::image::DiskContext;
+use crate::store::{EntryKind, Store, StorePath};
+use crate::tree::Node;
+use crate::views;
+
+/// The directory that makes a directory an XO backup repository.
+const MARK: &str = "xo-vm-backups";
+
+/// Default of `--refresh`.
+const REFRESH_SECONDS: u64 = 60;
+
+/// What to mount.
+pub(super) struct View {
+    /// The root directory.
+    pub(super) root: Node,
+    /// For the mount table: never with secrets.
+    pub(super) source: String,
+}
+
+/// Opens the repository, or the single disk, and builds the tree.
+pub(super) fn open(request: &Request) -> Result<View> {
+    let location = Location::parse(&request.repository)?;
+    let Location::Local(path) = &location;
+    if path.is_file() {
+        return open_bare(path, request.cache_bytes);
+    }
+    let store = location.open()?;
+    check_repository(&*store, &location)?;
+    let source = store.describe();
+    let disks = DiskContext::new(store, request.cache_bytes);
+    let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
+    let root = views::repository_root(disks, refresh);
+    Ok(View { root, source })
+}
+
+/// A single image, with its chain taken from beside it.
+fn open_bare(path: &Path, cache_bytes: u64) -> Result<View> {
+    let real = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
+    let (dir, inside) = views::split_bare_path(&real)?;
+    let store = Location::Local(dir).open()?;
+    let root = views::bare_root(DiskContext::new(store, cache_bytes), &inside)?;
+    Ok(View {
+        root,
+        source: real.display().to_string(),
+    })
+}
+
+/// Refuses what is no repository, with a guess at what was meant: mounting it would only show
+/// empty directories.
+fn check_repository(store: &dyn Store, location: &Location) -> Result<()> {
+    let entries = store
+        .list(&StorePath::root())
+        .with_context(|| format!("cannot list {}", store.describe()))?;
+    if entries
+        .iter()
+        .any(|e| e.name == MARK && e.kind == EntryKind::Dir)
+    {
+        return Ok(());
+    }
+    let mut message = format!(
+        "{}: is this a Xen Orchestra backup repository? Expected a directory {MARK} in it",
+        store.describe()
+    );
+    let Location::Local(path) = location;
+    if let Some(meant) = suggestion(path) {
+        message.push_str(&format!("; did you mean {}?", meant.display()));
+    }
+    Err(anyhow!(message))
+}
+
+/// The nearest directory above that is a repository, or the only one directly below.
+fn suggestion(path: &Path) -> Option<PathBuf> {
+    let is_repository = |dir: &Path| dir.join(MARK).is_dir();
+    if let Some(above) = path.ancestors().skip(1).find(|dir| is_repository(dir)) {
+        return Some(above.to_owned());
+    }
+    let mut below = std::fs::read_dir(path)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|dir| is_repository(dir));
+    match (below.next(), below.next()) {
+        (Some(only), None) => Some(only),
+        _ => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Starting the process that serves a mount.
+//!
+//! It is always this program, run anew with the hidden command `serve`: a process with threads
+//! cannot fork safely, and the arguments of the first one may hold secrets that would stand in the
+//! process list as long as the mount lasts. The request reaches it as a file without a name on its
+//! standard input; in the background it tells on its standard output how mounting went.
+
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::MemfdFlags;
+use serde::{Deserialize, Serialize};
+
+use super::mount::Request;
+
+/// What the serving process says once, before it closes its standard output.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// The mount answers.
+    Ready,
+    /// It does not, and the process ends.
+    Failed(String),
+}
+
+/// Starts the server in the background; returns once its mount answers.
+pub(super) fn start_server(request: &Request) -> Result<()> {
+    let mut child = server(request)?
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the background process")?;
+    let output = child.stdout.take().context("no output to listen to")?;
+    let mut line = String::new();
+    BufReader::new(output)
+        .read_line(&mut line)
+        .context("cannot listen to the background process")?;
+    match serde_json::from_str(&line) {
+        Ok(Outcome::Ready) => Ok(()),
+        Ok(Outcome::Failed(why)) => {
+            child.wait().ok();
+            bail!(why)
+        }
+        Err(_) => {
+            let status = child.wait()?;
+            bail!("the background process ended before the mount answered ({status})")
+        }
+    }
+}
+
+/// Turns this process into the server, in the foreground. Returns only when that fails.
+pub(super) fn become_server(request: &Request) -> Result<()> {
+    Err(server(request)?.exec()).context("cannot start again as the serving process")
+}
+
+fn server(request: &Request) -> Result<Command> {
+    let input = rustix::fs::memfd_create("brfs-request", MemfdFlags::CLOEXEC)
+        .context("cannot make a file in memory")?;
+    let mut input = std::fs::File::from(input);
+    input.write_all(&serde_json::to_vec(request)?)?;
+    input.rewind()?;
+    let mut command = Command::new(program());
+    command
+        .arg0("brfs")
+        .arg("serve")
+        .arg(&request.mountpoint)
+        .stdin(input);
+    Ok(command)
+}
+
+/// This program by its own name, so that the process list shows `brfs`; by the kernel's reference
+/// to it when the file was replaced or removed meanwhile.
+fn program() -> PathBuf {
+    match std::env::current_exe() {
+        Ok(path) if path.exists() => path,
+        _ => PathBuf::from("/proc/self/exe"),
+    }
+}

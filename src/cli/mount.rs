@@ -1,0 +1,236 @@
+//! `brfs mount`: what a person asks for, turned into one request for the process that serves it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::daemon;
+use super::size::parse_size;
+
+/// Show a backup repository as files
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Goes to the background once the mount answers; `brfs umount MOUNTPOINT` \
+                        takes it away again.\n\n\
+                        Examples:\n  \
+                        brfs mount /srv/backups /mnt/br\n  \
+                        brfs mount some/disk.vhd /mnt/disk"
+)]
+pub(super) struct Args {
+    /// The repository: a directory or file:// URL; or a single .vhd or .alias.vhd file
+    repository: String,
+    /// An existing directory to show it at
+    mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    foreground: bool,
+    #[command(flatten)]
+    settings: Settings,
+    /// The same settings as in /etc/fstab: allow_other,uid=…,cache_size=…
+    #[arg(short = 'o', value_name = "OPTION,…")]
+    options: Vec<String>,
+}
+
+/// What can be said both as flags and as mount options.
+#[derive(Debug, Default, Clone, PartialEq, Eq, clap::Args)]
+pub(super) struct Settings {
+    /// Memory for decoded blocks [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    cache_size: Option<u64>,
+    /// Admit other users (only the mounting user has access otherwise)
+    #[arg(long)]
+    allow_other: bool,
+    /// Owner of the files [default: the mounting user]
+    #[arg(long)]
+    uid: Option<u32>,
+    /// Group of the files [default: the mounting user's]
+    #[arg(long)]
+    gid: Option<u32>,
+    /// Permission bits to take away, in octal
+    #[arg(long, value_parser = parse_umask)]
+    umask: Option<u16>,
+    /// Log to this file (in the background, to the system's log otherwise)
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Look for new and removed backups this often where storage does not tell
+    #[arg(long, value_name = "SECONDS")]
+    refresh: Option<u64>,
+    #[arg(skip)]
+    no_exec: bool,
+}
+
+/// Default of `--cache-size`.
+const CACHE_BYTES: u64 = 256 << 20;
+
+/// Everything the serving process needs. It travels through a file without a name rather than the
+/// command line, where every user of the machine could read a repository URL's secrets.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) repository: String,
+    pub(super) mountpoint: PathBuf,
+    pub(super) foreground: bool,
+    pub(super) verbose: u8,
+    pub(super) cache_bytes: u64,
+    pub(super) allow_other: bool,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) umask: u16,
+    pub(super) no_exec: bool,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) refresh_seconds: Option<u64>,
+}
+
+pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
+    let mut settings = args.settings;
+    for list in &args.options {
+        settings.apply(list)?;
+    }
+    start(
+        &args.repository,
+        &args.mountpoint,
+        settings,
+        args.foreground,
+        verbose,
+    )
+}
+
+/// Hands the request over to the serving process: see [`daemon`].
+pub(super) fn start(
+    repository: &str,
+    mountpoint: &Path,
+    settings: Settings,
+    foreground: bool,
+    verbose: u8,
+) -> Result<()> {
+    let request = Request {
+        repository: absolute_location(repository)?,
+        mountpoint: absolute(mountpoint)?,
+        foreground,
+        verbose,
+        cache_bytes: settings.cache_size.unwrap_or(CACHE_BYTES),
+        allow_other: settings.allow_other,
+        uid: settings.uid,
+        gid: settings.gid,
+        umask: settings.umask.unwrap_or(0),
+        no_exec: settings.no_exec,
+        log_file: settings.log_file.as_deref().map(absolute).transpose()?,
+        refresh_seconds: settings.refresh,
+    };
+    if foreground {
+        daemon::become_server(&request)
+    } else {
+        daemon::start_server(&request)
+    }
+}
+
+/// The serving process stands in `/`, so paths must not depend on the current directory.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("{path:?}"))
+}
+
+fn absolute_location(text: &str) -> Result<String> {
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let path = absolute(Path::new(text))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| anyhow::anyhow!("{path:?}: only paths in UTF-8 are supported"))
+}
+
+fn parse_umask(text: &str) -> Result<u16, String> {
+    match u16::from_str_radix(text, 8) {
+        Ok(mask) if mask <= 0o777 => Ok(mask),
+        _ => Err(format!("{text:?} is not an octal mask such as 027")),
+    }
+}
+
+impl Settings {
+    /// Adds the settings of a comma-separated list, in which those that only other programs care
+    /// about are passed over.
+    pub(super) fn apply(&mut self, list: &str) -> Result<()> {
+        for option in list.split(',').filter(|o| !o.is_empty()) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            let wrong = |why: String| anyhow::anyhow!("mount option {option:?}: {why}");
+            let number = || -> Result<u64> {
+                value
+                    .unwrap_or("")
+                    .parse()
+                    .map_err(|_| wrong("needs a number".to_owned()))
+            };
+            let id = || -> Result<u32> { Ok(u32::try_from(number()?)?) };
+            match name {
+                "allow_other" => self.allow_other = true,
+                "uid" => self.uid = Some(id()?),
+                "gid" => self.gid = Some(id()?),
+                "umask" => self.umask = Some(parse_umask(value.unwrap_or("")).map_err(wrong)?),
+                "cache_size" => {
+                    self.cache_size = Some(parse_size(value.unwrap_or("")).map_err(wrong)?);
+                }
+                "refresh" => self.refresh = Some(number()?),
+                "log_file" => {
+                    let file = value.filter(|v| !v.is_empty());
+                    let file = file.ok_or_else(|| wrong("needs a path".to_owned()))?;
+                    self.log_file = Some(PathBuf::from(file));
+                }
+                "noexec" => self.no_exec = true,
+                "exec" => self.no_exec = false,
+                // What a mount is anyway, and what mount(8) and systemd read for themselves.
+                "ro" | "nosuid" | "nodev" | "defaults" | "auto" | "noauto" | "nofail"
+                | "_netdev" | "user" | "users" | "nouser" | "owner" | "group" | "async"
+                | "noatime" | "relatime" | "nodiratime" | "comment" => {}
+                name if name.starts_with("x-") || name.starts_with("X-") => {}
+                "rw" | "suid" | "dev" => bail!(wrong(
+                    "brfs mounts are read-only, without devices and set-user-ID programs"
+                        .to_owned()
+                )),
+                _ => bail!(wrong("no such option".to_owned())),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_say_what_flags_say() {
+        let mut settings = Settings::default();
+        settings
+            .apply(
+                "defaults,_netdev,x-systemd.automount,allow_other,uid=7,umask=027,,cache_size=1G",
+            )
+            .unwrap();
+        let expected = Settings {
+            allow_other: true,
+            uid: Some(7),
+            umask: Some(0o27),
+            cache_size: Some(1 << 30),
+            ..Settings::default()
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn unknown_and_impossible_mount_options_are_refused() {
+        for list in ["rw", "uid=", "umask=9", "nonsense", "log_file", "uid=-1"] {
+            assert!(Settings::default().apply(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn relative_repositories_become_absolute_and_urls_stay() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            absolute_location("a/b").unwrap(),
+            here.join("a/b").to_str().unwrap()
+        );
+        assert_eq!(absolute_location("file:///srv").unwrap(), "file:///srv");
+    }
+}

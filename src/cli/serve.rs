@@ -1,0 +1,183 @@
+//! The hidden command `serve`: the process that stands behind a mount, from start to end.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::daemon::Outcome;
+use super::mount::Request;
+use super::{compose, logging};
+use crate::fuse::{self, MountOptions};
+
+/// Serve a mount: run by `brfs mount`, not by people
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where: shown in the process list; the request on standard input counts
+    mountpoint: PathBuf,
+}
+
+/// How long programs that still use the mount have to finish after a signal to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let request: Request = serde_json::from_reader(std::io::stdin().lock())
+        .context("`brfs serve` is run by `brfs mount`, with a request on its standard input")?;
+    debug_assert_eq!(args.mountpoint, request.mountpoint);
+    if request.foreground {
+        return serve(&request, || Ok(()));
+    }
+    // Not a group leader, because it was spawned, so this cannot fail; the terminal's signals are
+    // for others from here on.
+    rustix::process::setsid().context("cannot leave the terminal")?;
+    let outcome = serve(&request, || {
+        tell(&Outcome::Ready)?;
+        leave()
+    });
+    if let Err(error) = &outcome {
+        // Too late when the mount was ready, and then nobody listens; the log has it.
+        tracing::error!("{error:#}");
+        tell(&Outcome::Failed(format!("{error:#}"))).ok();
+        // Already told: not once more on standard error.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// Mounts, calls `ready`, and serves until the mount is gone.
+fn serve(request: &Request, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    logging::init(request)?;
+    raise_open_files_limit();
+    let ending = Ending::watch()?;
+    let view = compose::open(request)?;
+    let options = MountOptions {
+        source: view.source,
+        allow_other: request.allow_other,
+        uid: request.uid,
+        gid: request.gid,
+        umask: request.umask,
+        no_exec: request.no_exec,
+        session_threads: None,
+    };
+    let mounted = fuse::mount(view.root, &request.mountpoint, &options)?;
+    tracing::info!("mounted at {}", mounted.mountpoint().display());
+    // When nobody is left to be told (the starting process was killed), nobody knows of the mount
+    // either: leaving here unmounts.
+    ready()?;
+    ending.mounted_at(mounted.mountpoint().to_owned());
+    mounted.wait().context("the mount broke")?;
+    tracing::info!("unmounted");
+    Ok(())
+}
+
+fn tell(outcome: &Outcome) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    serde_json::to_writer(&mut output, outcome)?;
+    output.write_all(b"\n")?;
+    output.flush()?;
+    Ok(())
+}
+
+/// Lets go of the directory and the files that the starting process came with, so that whoever
+/// reads its output or unmounts its directory does not wait for the mount to end.
+fn leave() -> Result<()> {
+    std::env::set_current_dir("/")?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Chains have many files; the hard limit is what the administrator allows.
+fn raise_open_files_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(
+            "the limit of open files stays at {:?}: {error}",
+            limit.current
+        );
+    }
+}
+
+/// Ends the mount when the process is told to end.
+struct Ending(Arc<Mutex<Stage>>);
+
+enum Stage {
+    Starting,
+    /// A signal came before the mount was there.
+    Asked,
+    Mounted(PathBuf),
+}
+
+impl Ending {
+    fn watch() -> Result<Self> {
+        let stage = Arc::new(Mutex::new(Stage::Starting));
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let seen = Arc::clone(&stage);
+        std::thread::Builder::new()
+            .name("brfs-signals".to_owned())
+            .spawn(move || {
+                let mut asked = false;
+                for _ in signals.forever() {
+                    // Whoever asks twice does not want to wait.
+                    if std::mem::replace(&mut asked, true) {
+                        std::process::exit(1);
+                    }
+                    let seen = Arc::clone(&seen);
+                    std::thread::spawn(move || {
+                        end(&seen);
+                        std::thread::sleep(GRACE);
+                        tracing::warn!("ending although programs still use the mount");
+                        std::process::exit(0);
+                    });
+                }
+            })?;
+        Ok(Ending(stage))
+    }
+
+    /// The mount is there: unmounts it right away if that was asked for already.
+    fn mounted_at(&self, mountpoint: PathBuf) {
+        let mut stage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = matches!(*stage, Stage::Asked);
+        *stage = Stage::Mounted(mountpoint);
+        drop(stage);
+        if asked {
+            end(&self.0);
+        }
+    }
+}
+
+fn end(stage: &Mutex<Stage>) {
+    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    let mountpoint = match &*stage {
+        Stage::Mounted(mountpoint) => mountpoint.clone(),
+        _ => {
+            *stage = Stage::Asked;
+            return;
+        }
+    };
+    drop(stage);
+    if fuse::is_brfs_mount(&mountpoint) != Some(true) {
+        return;
+    }
+    if let Err(error) = fuse::unmount(&mountpoint, false) {
+        tracing::warn!("{error}; taking the directory away, open files stay for a moment");
+        if let Err(error) = fuse::unmount(&mountpoint, true) {
+            tracing::error!("{error}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! What programs have open: files with the length they had, and listings in progress.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Chunk, ExtentKind};
+use crate::tree::{DirEntry, DirStream, Directory, File, OpenFile};
+
+/// Handles by number. Numbers are never used twice.
+pub(super) struct Handles<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Handles<T> {
+    pub(super) fn new() -> Self {
+        Handles {
+            next: AtomicU64::new(1),
+            open: RwLock::new(HashMap::new()),
+        }
+    }
+
+    pub(super) fn insert(&self, handle: T) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, Arc::new(handle));
+        number
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<Arc<T>> {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&number)
+            .cloned()
+    }
+
+    pub(super) fn remove(&self, number: u64) -> Option<Arc<T>> {
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number)
+    }
+}
+
+/// An open file.
+pub(super) struct FileHandle {
+    file: Arc<dyn OpenFile>,
+    /// The length when it was opened, which cannot change: see [`crate::tree::File::open`].
+    size: u64,
+}
+
+/// Which kind of extent a seek looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seek {
+    Data,
+    Hole,
+}
+
+impl FileHandle {
+    pub(super) fn open(file: &dyn File) -> Result<Self> {
+        Ok(FileHandle {
+            file: file.open()?,
+            size: file.quick_attr()?.size_bytes,
+        })
+    }
+
+    /// How much of a request lies within the file.
+    pub(super) fn within(&self, offset: u64, len: usize) -> usize {
+        let rest = self.size.saturating_sub(offset);
+        usize::try_from(rest).map_or(len, |rest| rest.min(len))
+    }
+
+    pub(super) fn is_quick(&self, offset: u64, len: usize) -> bool {
+        self.file.is_quick(offset, len)
+    }
+
+    /// Reads exactly `len` bytes, which must lie within the file.
+    ///
+    /// The kernel takes a short answer for the end of the file and fills up with zeros, so a node
+    /// that gave too little would put wrong bytes into programs: that is an error here instead.
+    pub(super) fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
+        let chunk = self.file.read(offset, len, buf)?;
+        let got = match &chunk {
+            Chunk::Filled(got) => *got,
+            Chunk::Shared(bytes) => bytes.len(),
+        };
+        if got != len {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "a read of {len} bytes gave {got}; the file has {} bytes",
+                    self.size
+                ),
+            )
+            .at(offset));
+        }
+        Ok(chunk)
+    }
+
+    /// The next offset of that kind, `None` when there is none (`ENXIO`). The end of the file
+    /// counts as a hole.
+    pub(super) fn seek(&self, from: u64, seek: Seek) -> Result<Option<u64>> {
+        if from >= self.size {
+            return Ok(None);
+        }
+        let mut at = from;
+        while at < self.size {
+            let extent = self.file.extent_at(at)?;
+            let found = matches!(
+                (extent.kind, seek),
+                (ExtentKind::Data, Seek::Data) | (ExtentKind::Hole, Seek::Hole)
+            );
+            if found {
+                return Ok(Some(at));
+            }
+            if extent.end <= at {
+                return Err(Error::corrupt("an extent without an end").at(at));
+            }
+            at = extent.end;
+        }
+        Ok((seek == Seek::Hole).then_some(self.size))
+    }
+}
+
+/// An open directory.
+///
+/// Cookies (`d_off`) are positions: 1 after `.`, 2 after `..`, 3 after the first entry and so on.
+/// The kernel usually asks on from where the last answer ended, but a program with a small buffer
+/// makes it ask again for the second half of that answer, so the last answer's entries are kept.
+/// Seeking back further starts the listing anew.
+pub(super) struct DirHandle {
+    dir: Arc<dyn Directory>,
+    paging: Mutex<Paging>,
+}
+
+/// Positions `.` and `..` take before the entries.
+pub(super) const DOTS: u64 = 2;
+
+struct Paging {
+    stream: Box<dyn DirStream>,
+    /// Entries `window_start..` of the listing that were taken from the stream.
+    window: VecDeque<DirEntry>,
+    window_start: u64,
+    ended: bool,
+    failed: Option<Error>,
+    used: bool,
+}
+
+impl Paging {
+    fn new(dir: &dyn Directory) -> Result<Self> {
+        Ok(Paging {
+            stream: dir.list()?,
+            window: VecDeque::new(),
+            window_start: 0,
+            ended: false,
+            failed: None,
+            used: false,
+        })
+    }
+
+    /// Takes one more entry from the stream into the window. A stream that failed stays failed: a
+    /// listing must never end early without an error.
+    fn pull(&mut self) -> Result<bool> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.ended {
+            return Ok(false);
+        }
+        match self.stream.next_entry() {
+            Ok(Some(entry)) => {
+                self.window.push_back(entry);
+                Ok(true)
+            }
+            Ok(None) => {
+                self.ended = true;
+                Ok(false)
+            }
+            Err(error) => {
+                self.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the window start at entry `index`, or at the end when there are fewer.
+    fn move_to(&mut self, index: u64) -> Result<()> {
+        while self.window_start < index {
+            if self.window.is_empty() && !self.pull()? {
+                return Ok(());
+            }
+            self.window.pop_front();
+            self.window_start += 1;
+        }
+        Ok(())
+    }
+}
+
+impl DirHandle {
+    /// Starts the listing, so that a directory that cannot be listed fails to open.
+    pub(super) fn open(dir: Arc<dyn Directory>) -> Result<Self> {
+        let paging = Mutex::new(Paging::new(&*dir)?);
+        Ok(DirHandle { dir, paging })
+    }
+
+    pub(super) fn is_quick(&self) -> bool {
+        self.dir.is_quick()
+    }
+
+    /// Calls `add` with each entry after position `offset` and the position after it, until it
+    /// answers that there is no more room. One listing is served at a time; others do not wait.
+    pub(super) fn entries(
+        &self,
+        offset: u64,
+        mut add: impl FnMut(&DirEntry, u64) -> bool,
+    ) -> Result<()> {
+        let index = offset.saturating_sub(DOTS);
+        let mut paging = self.paging.lock().unwrap_or_else(PoisonError::into_inner);
+        if index < paging.window_start || (offset == 0 && paging.used) {
+            *paging = Paging::new(&*self.dir)?;
+        }
+        paging.used = true;
+        paging.move_to(index)?;
+        if paging.window_start < index {
+            return Ok(());
+        }
+        let mut served: usize = 0;
+        loop {
+            if served == paging.window.len() {
+                match paging.pull() {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    // What was served goes out; the next request meets the error again.
+                    Err(_) if served > 0 => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+            let position = index + served as u64 + 1 + DOTS;
+            if add(&paging.window[served], position) {
+                return Ok(());
+            }
+            served += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Extent;
+    use crate::tree::{Attr, Base, EntryList, Identity, Node, NodeKind};
+    use std::ffi::OsStr;
+    use std::time::SystemTime;
+
+    struct Numbers {
+        count: usize,
+        fails_at: Option<usize>,
+    }
+
+    struct Failing(EntryList, usize);
+
+    impl DirStream for Failing {
+        fn next_entry(&mut self) -> Result<Option<DirEntry>> {
+            if self.1 == 0 {
+                return Err(Error::corrupt("broken here"));
+            }
+            self.1 -= 1;
+            self.0.next_entry()
+        }
+    }
+
+    impl Base for Numbers {
+        fn identity(&self) -> Identity {
+            Identity::Named(0)
+        }
+        fn attr(&self) -> Result<Attr> {
+            Ok(Attr::dir(SystemTime::UNIX_EPOCH))
+        }
+    }
+
+    impl Directory for Numbers {
+        fn lookup(&self, _: &OsStr) -> Result<Option<Node>> {
+            Ok(None)
+        }
+        fn list(&self) -> Result<Box<dyn DirStream>> {
+            let entries = EntryList::new(
+                (0..self.count)
+                    .map(|i| DirEntry {
+                        name: i.to_string().into(),
+                        kind: NodeKind::File,
+                        identity: Identity::Named(0),
+                    })
+                    .collect(),
+            );
+            Ok(match self.fails_at {
+                Some(at) => Box::new(Failing(entries, at)),
+                None => Box::new(entries),
+            })
+        }
+    }
+
+    /// Reads `room` entries after `offset`: their names and the position after the last.
+    fn page(handle: &DirHandle, offset: u64, room: usize) -> Result<(Vec<String>, u64)> {
+        let mut names = Vec::new();
+        let mut after = offset.max(DOTS);
+        handle.entries(offset, |entry, position| {
+            if names.len() == room {
+                return true;
+            }
+            names.push(entry.name.to_string_lossy().into_owned());
+            after = position;
+            false
+        })?;
+        Ok((names, after))
+    }
+
+    fn numbers(count: usize, fails_at: Option<usize>) -> DirHandle {
+        DirHandle::open(Arc::new(Numbers { count, fails_at })).unwrap()
+    }
+
+    #[test]
+    fn listing_gives_every_entry_once_whatever_the_buffer() {
+        for room in 1..12 {
+            let handle = numbers(10, None);
+            let mut all = Vec::new();
+            let mut offset = 0;
+            loop {
+                let (names, after) = page(&handle, offset, room).unwrap();
+                if names.is_empty() {
+                    break;
+                }
+                all.extend(names);
+                offset = after;
+            }
+            let expected: Vec<_> = (0..10).map(|i| i.to_string()).collect();
+            assert_eq!(all, expected, "room {room}");
+        }
+    }
+
+    #[test]
+    fn listing_can_go_back_within_and_before_the_last_answer() {
+        let handle = numbers(10, None);
+        let (_, after) = page(&handle, 0, 4).unwrap();
+        assert_eq!(after, 6);
+        assert_eq!(page(&handle, 4, 3).unwrap().0, ["2", "3", "4"]);
+        assert_eq!(page(&handle, 10, 3).unwrap().0, ["8", "9"]);
+        assert_eq!(page(&handle, 3, 2).unwrap().0, ["1", "2"]);
+        assert_eq!(page(&handle, 0, 1).unwrap().0, ["0"]);
+        assert!(page(&handle, 99, 1).unwrap().0.is_empty());
+        assert_eq!(page(&handle, 11, 5).unwrap().0, ["9"]);
+    }
+
+    #[test]
+    fn listing_that_fails_never_looks_complete() {
+        let handle = numbers(10, Some(3));
+        let (names, after) = page(&handle, 0, 100).unwrap();
+        assert_eq!(names.len(), 3);
+        assert!(page(&handle, after, 100).is_err());
+        assert!(page(&handle, after, 100).is_err());
+    }
+
+    /// Extents as (kind, end); reads give one byte less than asked when `short`.
+    struct Striped {
+        extents: Vec<(ExtentKind, u64)>,
+        short: bool,
+    }
+
+    impl OpenFile for Striped {
+        fn read(&self, _: u64, len: usize, _: &mut [u8]) -> Result<Chunk> {
+            Ok(Chunk::Filled(if self.short { len - 1 } else { len }))
+        }
+        fn extent_at(&self, offset: u64) -> Result<Extent> {
+            let (kind, end) = *self.extents.iter().find(|(_, end)| *end > offset).unwrap();
+            Ok(Extent { kind, end })
+        }
+    }
+
+    fn striped(extents: &[(ExtentKind, u64)], short: bool) -> FileHandle {
+        FileHandle {
+            size: extents.last().map_or(0, |e| e.1),
+            file: Arc::new(Striped {
+                extents: extents.to_vec(),
+                short,
+            }),
+        }
+    }
+
+    #[test]
+    fn seek_joins_neighbouring_extents_and_ends_in_a_hole() {
+        use ExtentKind::{Data, Hole};
+        let file = striped(
+            &[(Data, 10), (Data, 20), (Hole, 30), (Hole, 40), (Data, 50)],
+            false,
+        );
+        assert_eq!(file.seek(0, Seek::Data).unwrap(), Some(0));
+        assert_eq!(file.seek(3, Seek::Hole).unwrap(), Some(20));
+        assert_eq!(file.seek(25, Seek::Hole).unwrap(), Some(25));
+        assert_eq!(file.seek(25, Seek::Data).unwrap(), Some(40));
+        assert_eq!(file.seek(45, Seek::Hole).unwrap(), Some(50));
+        assert_eq!(file.seek(50, Seek::Hole).unwrap(), None);
+        assert_eq!(file.seek(u64::MAX, Seek::Data).unwrap(), None);
+        let tail = striped(&[(Data, 10), (Hole, 20)], false);
+        assert_eq!(tail.seek(12, Seek::Data).unwrap(), None);
+    }
+
+    #[test]
+    fn short_read_inside_the_file_is_an_error() {
+        let file = striped(&[(ExtentKind::Data, 100)], true);
+        assert!(file.read(0, 50, &mut [0; 50]).is_err());
+        assert_eq!(file.within(90, 50), 10);
+        assert_eq!(file.within(100, 50), 0);
+        assert_eq!(file.within(u64::MAX, 50), 0);
+    }
+}

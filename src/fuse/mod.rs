@@ -1,0 +1,22 @@
+//! Kernel requests ↔ tree: mounting, serving and unmounting a tree of nodes with FUSE.
+//!
+//! [`mount`] shows a [`Node`](crate::tree::Node) at a directory and serves it in the background;
+//! [`unmount`] takes any brfs mount away. This is the only place that knows errno and the protocol;
+//! it knows nothing of repositories, disks or where bytes come from.
+
+mod adapter;
+mod answers;
+mod attrs;
+mod faults;
+mod handles;
+mod inodes;
+mod mount;
+mod pool;
+mod table;
+mod unmount;
+
+pub use mount::{
+    MountOptions, Mounted, SESSION_THREADS, mount, negotiate, raise_read_ahead, session_config,
+};
+pub use table::is_brfs_mount;
+pub use unmount::unmount;

@@ -1,0 +1,274 @@
+//! Mounting: the options, the agreement with the kernel, and what can go wrong, said plainly.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use fuser::{BackgroundSession, Config, InitFlags, KernelConfig, MountOption, Session, SessionACL};
+
+use super::adapter::Adapter;
+use super::attrs::Ownership;
+use super::inodes::ROOT;
+use super::table::{SUBTYPE, is_brfs_mount};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tree::Node;
+
+/// How a tree is mounted. [`MountOptions::default`] admits only the mounting user, who owns
+/// everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// What the mount table says is mounted (after `brfs#`): never with secrets.
+    pub source: String,
+    /// Admits other users, within the nodes' permissions.
+    pub allow_other: bool,
+    /// Owner of nodes that have none of their own, instead of the mounting user.
+    pub uid: Option<u32>,
+    /// Group of nodes that have none of their own, instead of the mounting user's.
+    pub gid: Option<u32>,
+    /// Permission bits taken away from every node.
+    pub umask: u16,
+    /// Refuses to run programs from the mount.
+    pub no_exec: bool,
+    /// Session threads, instead of [`SESSION_THREADS`].
+    pub session_threads: Option<usize>,
+}
+
+/// Threads that take requests from the kernel and answer what is in memory. Two copy as fast as
+/// more of them do (`benches/mount.rs`), and one that is busy copying leaves another to listen.
+pub const SESSION_THREADS: usize = 4;
+
+/// Requests of read-ahead and asynchronous direct reads that the kernel keeps in flight.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Largest transfer agreed on; the kernel's own limit is 1 MiB unless its administrator raised it.
+const MAX_TRANSFER: u32 = 1024 * 1024;
+
+/// Read-ahead window of the mount when it can be set (as root): the kernel then asks for 1 MiB at a
+/// time rather than 128 KiB, while the next megabyte is already on its way.
+const READ_AHEAD_KIB: u64 = 2048;
+
+/// A mounted tree, served in the background until it is unmounted.
+#[derive(Debug)]
+pub struct Mounted {
+    session: BackgroundSession,
+    mountpoint: PathBuf,
+}
+
+impl Mounted {
+    /// The canonical path of the directory it is mounted at.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Waits until the mount is gone, by whomever it was unmounted.
+    ///
+    /// # Errors
+    /// When the connection to the kernel broke otherwise.
+    pub fn wait(self) -> io::Result<()> {
+        self.session.join()
+    }
+}
+
+/// Mounts a tree and returns once the mount answers. Dropping the result unmounts.
+///
+/// # Errors
+/// `Invalid` for a mount point that cannot be one, `Denied` and `Unsupported` for what this user
+/// may not do or this machine does not have; the messages say what to do.
+pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mounted> {
+    let mountpoint = check_mountpoint(mountpoint)?;
+    let ownership = Ownership {
+        uid: options.uid.unwrap_or(rustix::process::getuid().as_raw()),
+        gid: options.gid.unwrap_or(rustix::process::getgid().as_raw()),
+        umask: options.umask,
+    };
+    let config = session_config(options);
+    let adapter = Adapter::new(root, ownership, config.n_threads.unwrap_or(1));
+    let session = Session::new(adapter, &mountpoint, &config)
+        .and_then(Session::spawn)
+        .map_err(|error| explain(&error, &mountpoint, options))?;
+    let mounted = Mounted {
+        session,
+        mountpoint,
+    };
+    // Also proves to whoever waits for us that the mount answers.
+    let answered = std::fs::metadata(&mounted.mountpoint)
+        .map_err(|error| Error::from_io(error, "the mount does not answer"))?;
+    if answered.ino() != ROOT {
+        return Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "something else was mounted over {} at the same time",
+                mounted.mountpoint.display()
+            ),
+        ));
+    }
+    raise_read_ahead(&mounted.mountpoint);
+    Ok(mounted)
+}
+
+/// The session settings for these options. Public so that benchmarks can serve something else in
+/// exactly the same way.
+pub fn session_config(options: &MountOptions) -> Config {
+    // A comma would end the option, and a backslash escape what follows, where `fusermount3` reads
+    // it.
+    let source: String = options
+        .source
+        .chars()
+        .map(|c| match c {
+            ',' | '\\' => '_',
+            c if c.is_control() => '_',
+            c => c,
+        })
+        .collect();
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(format!("brfs#{source}")),
+        // Given as a plain option it reaches the kernel on both ways to mount.
+        MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
+        MountOption::RO,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    if options.no_exec {
+        config.mount_options.push(MountOption::NoExec);
+    }
+    if options.allow_other {
+        config.acl = SessionACL::All;
+        // Only then are there users to tell apart. With it, the kernel asks for attributes before
+        // it opens a file, exact ones, which may mean reading every block table of a chain.
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
+    config.n_threads = Some(options.session_threads.unwrap_or(SESSION_THREADS).max(1));
+    // A connection of its own for each thread; needs the device itself, which an ordinary user may
+    // be kept from where only `fusermount3` can open it.
+    config.clone_fd = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok();
+    config
+}
+
+/// Agrees with the kernel on how to work together. Public for the same reason as
+/// [`session_config`].
+pub fn negotiate(config: &mut KernelConfig) {
+    // No readdirplus: a plain `ls` must not open every disk to tell its attributes.
+    for wish in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ASYNC_DIO] {
+        // An older kernel without one of these does without.
+        config.add_capabilities(wish).ok();
+    }
+    if let Err(most) = config.set_max_readahead(u32::MAX) {
+        config.set_max_readahead(most).ok();
+    }
+    // Sets the transfer size of reads as well.
+    if let Err(most) = config.set_max_write(MAX_TRANSFER) {
+        config.set_max_write(most).ok();
+    }
+    config.set_max_background(MAX_BACKGROUND).ok();
+    config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3).ok();
+}
+
+/// Widens the kernel's read-ahead window of the mount, where that is allowed (to root). Call it
+/// only once the mount answers.
+pub fn raise_read_ahead(mountpoint: &Path) {
+    let raised = std::fs::metadata(mountpoint).and_then(|meta| {
+        let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+        std::fs::write(
+            format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"),
+            READ_AHEAD_KIB.to_string(),
+        )
+    });
+    if let Err(error) = raised {
+        tracing::debug!("the kernel's read-ahead stays as it is: {error}");
+    }
+}
+
+/// The canonical mount point, when it can be one.
+fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf> {
+    let shown = mountpoint.display();
+    let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
+    let meta = match std::fs::metadata(mountpoint) {
+        Ok(meta) => meta,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+            return Err(invalid(format!(
+                "{shown} is a mount whose program is gone; take it away first: brfs umount {shown}"
+            )));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(invalid(format!(
+                "the mount point {shown} does not exist; make it first: mkdir -p {shown}"
+            )));
+        }
+        Err(error) => return Err(Error::from_io(error, &format!("{shown}"))),
+    };
+    if !meta.is_dir() {
+        return Err(invalid(format!(
+            "the mount point {shown} is not a directory"
+        )));
+    }
+    let canonical = mountpoint
+        .canonicalize()
+        .map_err(|error| Error::from_io(error, &format!("{shown}")))?;
+    if is_brfs_mount(&canonical) == Some(true) {
+        return Err(invalid(format!(
+            "a brfs mount is already at {shown}; to take it away: brfs umount {shown}"
+        )));
+    }
+    if std::fs::read_dir(&canonical).is_ok_and(|mut entries| entries.next().is_some()) {
+        tracing::warn!(
+            "the mount point {shown} is not empty; its files are hidden until it is unmounted"
+        );
+    }
+    Ok(canonical)
+}
+
+/// Why a mount failed and what to do about it.
+fn explain(error: &io::Error, mountpoint: &Path, options: &MountOptions) -> Error {
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    let text = error.to_string();
+    let text = text.trim();
+    let is_root = rustix::process::geteuid().is_root();
+    let (kind, why) = match device {
+        Err(device) if device.kind() == io::ErrorKind::NotFound => (
+            ErrorKind::Unsupported,
+            "/dev/fuse is missing: load the kernel's module (modprobe fuse); in a container, start \
+             it with --device /dev/fuse --cap-add SYS_ADMIN"
+                .to_owned(),
+        ),
+        Err(device) if device.kind() == io::ErrorKind::PermissionDenied => (
+            ErrorKind::Denied,
+            "this user may not open /dev/fuse; as root: chmod 666 /dev/fuse (the usual mode)"
+                .to_owned(),
+        ),
+        Err(device) => (ErrorKind::Unsupported, format!("/dev/fuse: {device}")),
+        Ok(_) if text.contains("user_allow_other") => (
+            ErrorKind::Denied,
+            "--allow-other is for root unless the line user_allow_other stands in /etc/fuse.conf"
+                .to_owned(),
+        ),
+        Ok(_) if error.kind() == io::ErrorKind::NotFound => (
+            ErrorKind::Unsupported,
+            if is_root {
+                "this process may not mount (in a container: --cap-add SYS_ADMIN), and fusermount3 \
+                 is not installed"
+                    .to_owned()
+            } else {
+                "ordinary users mount with the help of fusermount3, which is not installed (on \
+                 Debian and Ubuntu: apt install fuse3)"
+                    .to_owned()
+            },
+        ),
+        Ok(_) if text.is_empty() && options.allow_other && !is_root => (
+            ErrorKind::Denied,
+            "fusermount3 refused; is user_allow_other set in /etc/fuse.conf?".to_owned(),
+        ),
+        Ok(_) => (ErrorKind::Io, text.to_owned()),
+    };
+    Error::new(
+        kind,
+        format!("cannot mount at {}: {why}", mountpoint.display()),
+    )
+}

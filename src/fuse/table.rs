@@ -1,0 +1,75 @@
+//! The system's mount table, as far as brfs mounts are concerned.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+/// The file system type that brfs mounts show in the mount table.
+pub(super) const SUBTYPE: &str = "brfs";
+
+/// Whether the topmost file system mounted at exactly this (absolute, canonical) directory is a
+/// brfs mount, alive or dead; `None` when nothing is mounted there or the table cannot be read.
+///
+/// The table is read rather than the mount asked, because a mount whose program is gone or hangs
+/// does not answer.
+pub fn is_brfs_mount(mountpoint: &Path) -> Option<bool> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    find(&table, mountpoint)
+}
+
+fn find(table: &[u8], mountpoint: &Path) -> Option<bool> {
+    // Later lines lie on top of earlier ones.
+    let mut found = None;
+    for line in table.split(|b| *b == b'\n') {
+        let mut fields = line.split(|b| *b == b' ');
+        // proc(5): ID, parent, major:minor, root, mount point, options, optional fields, "-", type
+        let Some(at) = fields.nth(4) else { continue };
+        if unescape(at) != mountpoint {
+            continue;
+        }
+        let fs_type = fields.skip_while(|f| *f != b"-").nth(1).unwrap_or(b"");
+        found = Some(OsStr::from_bytes(fs_type) == format!("fuse.{SUBTYPE}").as_str());
+    }
+    found
+}
+
+/// Undoes the kernel's octal escapes of blanks, newlines and backslashes.
+fn unescape(field: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = |b: &u8| (b'0'..=b'7').contains(b);
+        if byte == b'\\' && after.len() >= 3 && after[..3].iter().all(octal) {
+            let value = after[..3]
+                .iter()
+                .fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+            plain.push(value as u8);
+            rest = &after[3..];
+        } else {
+            plain.push(byte);
+            rest = after;
+        }
+    }
+    OsString::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+21 1 254:0 / / rw,relatime - ext4 /dev/root rw
+40 21 0:50 / /mnt/a\\040b ro,nosuid shared:9 - fuse.brfs brfs#/srv ro,user_id=0
+41 21 0:51 / /mnt/c ro - fuse.brfs brfs#/srv ro
+42 21 0:52 / /mnt/c rw - tmpfs tmpfs rw
+43 21 0:53 / /mnt/d ro - fuse.sshfs host: ro
+";
+
+    #[test]
+    fn topmost_mount_at_the_directory_counts() {
+        assert_eq!(find(TABLE, Path::new("/mnt/a b")), Some(true));
+        assert_eq!(find(TABLE, Path::new("/mnt/c")), Some(false));
+        assert_eq!(find(TABLE, Path::new("/mnt/d")), Some(false));
+        assert_eq!(find(TABLE, Path::new("/mnt")), None);
+    }
+}
