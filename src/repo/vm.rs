@@ -234,6 +234,15 @@ impl Vm {
         }
     }
 
+    /// Whether reading the metadata again would give the same, as long as it is not rewritten.
+    fn is_settled(&self, point: &RestorePoint) -> bool {
+        let kept = |meta: Meta| {
+            let key = (point.json_path.clone(), meta.version);
+            self.shared.metadata.get(&key).is_some()
+        };
+        !point.unreadable || point.json_meta.is_some_and(kept)
+    }
+
     /// The metadata of all restore points, oldest first. On remote storage `cache.json.gz` saves a
     /// request per point where it is as new as the point.
     ///
@@ -286,8 +295,12 @@ impl Vm {
             return Ok(known.text.clone());
         }
         let mut text = None;
+        // A point that could not be read for a passing reason must be asked again.
+        let mut settled = true;
         for point in listing.points.iter().rev().take(MAX_NAME_TRIES) {
-            let name = self.read_point(point).and_then(|p| p.vm_name.clone());
+            let read = self.read_point(point);
+            settled &= read.as_ref().is_some_and(|p| self.is_settled(p));
+            let name = read.and_then(|p| p.vm_name.clone());
             // No more of it than a file name takes is ever shown; a repository has many VMs.
             let name = name.filter(|n| !n.trim().is_empty());
             if let Some(name) = name {
@@ -295,7 +308,7 @@ impl Vm {
                 break;
             }
         }
-        if let Some(version) = version {
+        if let Some(version) = version.filter(|_| settled) {
             let label = Label {
                 text: text.clone(),
                 point: newest.name.clone(),
