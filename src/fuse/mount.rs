@@ -33,8 +33,8 @@ pub struct MountOptions {
     pub session_threads: Option<usize>,
 }
 
-/// Threads that take requests from the kernel and answer what is in memory. Two copy as fast as
-/// more of them do (`benches/mount.rs`), and one that is busy copying leaves another to listen.
+/// Threads that take requests from the kernel. Two copy as fast as more of them do
+/// (`benches/mount.rs`); the other two may wait for storage while those listen.
 pub const SESSION_THREADS: usize = 4;
 
 /// Requests of read-ahead and asynchronous direct reads that the kernel keeps in flight.
