@@ -1,8 +1,9 @@
 //! What the way through the kernel costs: brfs's adapter against Z, the ceiling, in one run.
 //!
-//! `cargo bench --bench mount [-- threads=1,2,4,8 ahead=128,2048 rounds=5]`
+//! `cargo bench --bench mount [-- rounds=15] [sweep=1]`
 //!
-//! Prints medians and the ratio to Z of the same round's settings; asserts nothing. Needs root.
+//! Prints medians and the ratio to Z; with `sweep`, how fast Z is for each number of session threads
+//! and each read-ahead window, measured in turns. Asserts nothing. Needs root.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -22,10 +23,10 @@ use support::memtree::{MemDir, MemFile};
 use support::mountpoint::{TempDir, TestMount, can_mount};
 
 /// Bytes that one sequential run reads.
-const SEQUENTIAL: u64 = 2 << 30;
+const SEQUENTIAL: u64 = 512 << 20;
 
 /// Reads of one random run.
-const RANDOM: u64 = 20_000;
+const RANDOM: u64 = 3_000;
 
 const SIZE: u64 = 1 << 40;
 
@@ -68,15 +69,22 @@ impl Subject for Ours {
     }
 }
 
-fn subjects(threads: usize, ahead: Option<u64>) -> Vec<Box<dyn Subject>> {
-    let options = MountOptions {
+fn options(threads: usize) -> MountOptions {
+    MountOptions {
         source: "bench".to_owned(),
         session_threads: Some(threads),
         ..MountOptions::default()
-    };
+    }
+}
+
+fn ceiling(threads: usize) -> Ceiling {
     let dir = TempDir::new();
-    let session = Some(zerofs::mount(dir.path(), SIZE, &options));
-    let mut all: Vec<Box<dyn Subject>> = vec![Box::new(Ceiling { dir, session })];
+    let session = Some(zerofs::mount(dir.path(), SIZE, &options(threads)));
+    Ceiling { dir, session }
+}
+
+fn subjects(threads: usize) -> Vec<Box<dyn Subject>> {
+    let mut all: Vec<Box<dyn Subject>> = vec![Box::new(ceiling(threads))];
     let zeros = MemFile {
         zeros: true,
         quick: true,
@@ -96,12 +104,10 @@ fn subjects(threads: usize, ahead: Option<u64>) -> Vec<Box<dyn Subject>> {
         ("brfs, through the pool", pooled),
     ] {
         let root = MemDir::default().with(zerofs::NAME, file.node()).node();
-        all.push(Box::new(Ours(name, TestMount::new(root, &options))));
-    }
-    if let Some(ahead) = ahead {
-        for subject in &all {
-            set_read_ahead(&subject.file(), ahead);
-        }
+        all.push(Box::new(Ours(
+            name,
+            TestMount::new(root, &options(threads)),
+        )));
     }
     all
 }
@@ -137,9 +143,22 @@ fn sequential(file: &Path, direct: bool) -> f64 {
     rate
 }
 
-/// Microseconds of one 4 KiB read at a random place.
+/// Microseconds of one 4 KiB read at a random place. A process of its own reads: one that waits for
+/// its own answer can never be killed.
 fn random(path: &Path, direct: bool) -> f64 {
     forget_pages(path);
+    let way = if direct { "direct" } else { "buffered" };
+    let program = std::env::current_exe().expect("no name");
+    let mut reader = Command::new(program);
+    reader.arg(format!("{way}={}", path.display()));
+    let output = reader.output().expect("reader");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.trim().parse().expect("a number")
+}
+
+/// What the reading process does.
+fn read_randomly(path: &Path, direct: bool) -> f64 {
     let file = if direct {
         let flags = OFlags::RDONLY | OFlags::DIRECT;
         let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
@@ -170,41 +189,64 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn list(name: &str, default: &[u64]) -> Vec<u64> {
+fn number(name: &str) -> Option<u64> {
     let prefix = format!("{name}=");
-    std::env::args()
-        .find_map(|argument| {
-            let list = argument.strip_prefix(&prefix)?.to_owned();
-            list.split(',').map(|v| v.parse().ok()).collect()
-        })
-        .unwrap_or_else(|| default.to_vec())
+    std::env::args().find_map(|argument| argument.strip_prefix(&prefix)?.parse().ok())
 }
 
 fn main() {
+    for argument in std::env::args() {
+        let (way, path) = argument.split_once('=').unwrap_or_default();
+        if let "direct" | "buffered" = way {
+            println!("{}", read_randomly(Path::new(path), way == "direct"));
+            return;
+        }
+    }
     if !can_mount() {
         return;
     }
-    let rounds = list("rounds", &[5])[0];
-    let aheads = list("ahead", &[]);
-    let aheads: Vec<_> = if aheads.is_empty() {
-        vec![None]
+    let rounds = number("rounds").unwrap_or(15) as usize;
+    if number("sweep").is_some() {
+        sweep(rounds);
     } else {
-        aheads.into_iter().map(Some).collect()
-    };
-    println!(
-        "medians of {rounds} rounds; in brackets: share of Z (rates), multiple of Z (latencies)"
-    );
-    for threads in list("threads", &[brfs::fuse::SESSION_THREADS as u64]) {
-        for ahead in &aheads {
-            run(threads as usize, *ahead, rounds);
-        }
+        compare(rounds);
     }
 }
 
-fn run(threads: usize, ahead: Option<u64>, rounds: u64) {
-    let all = subjects(threads, ahead);
-    let shown = ahead.map_or("default".to_owned(), |kib| format!("{kib} KiB"));
-    println!("\nthreads {threads}, read-ahead {shown}");
+/// `dd` through Z by session threads and read-ahead window, and 4 KiB reads by session threads.
+fn sweep(rounds: usize) {
+    const AHEAD_KIB: [u64; 5] = [128, 512, 1024, 2048, 4096];
+    const THREADS: [usize; 4] = [1, 2, 4, 8];
+    let all: Vec<_> = THREADS.iter().map(|threads| ceiling(*threads)).collect();
+    let mut rates = vec![vec![Vec::new(); AHEAD_KIB.len()]; all.len()];
+    let mut latencies = vec![Vec::new(); all.len()];
+    for round in 0..rounds {
+        for turn in 0..all.len() {
+            let row = (round + turn) % all.len();
+            let file = all[row].file();
+            for step in 0..AHEAD_KIB.len() {
+                let column = (round + step) % AHEAD_KIB.len();
+                set_read_ahead(&file, AHEAD_KIB[column]);
+                rates[row][column].push(sequential(&file, false));
+            }
+            latencies[row].push(random(&file, false));
+        }
+    }
+    println!("medians of {rounds} rounds: GB/s of dd bs=1M, µs of a random 4 KiB read");
+    println!("threads   ahead {AHEAD_KIB:?} KiB   4K random");
+    for (row, threads) in THREADS.into_iter().enumerate() {
+        print!("{threads:7}  ");
+        for rates in &rates[row] {
+            print!(" {:6.2}", median(rates.clone()));
+        }
+        println!("  {:6.1}", median(latencies[row].clone()));
+    }
+}
+
+fn compare(rounds: usize) {
+    let threads = brfs::fuse::SESSION_THREADS;
+    let all = subjects(threads);
+    println!("medians of {rounds} rounds, {threads} session threads; in brackets: multiple of Z");
     println!(
         "{:24} {:>17} {:>17} {:>17} {:>17}",
         "", "dd GB/s", "direct GB/s", "4K random µs", "4K direct µs"
@@ -219,7 +261,7 @@ fn run(threads: usize, ahead: Option<u64>, rounds: u64) {
     // the pages that the one before gave back, meet all of them alike.
     let mut values = vec![vec![Vec::new(); measures.len()]; all.len()];
     sequential(&all[0].file(), false);
-    for round in 0..rounds as usize {
+    for round in 0..rounds {
         for (column, measure) in measures.iter().enumerate() {
             for turn in 0..all.len() {
                 let row = (round + turn) % all.len();

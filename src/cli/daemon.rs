@@ -15,12 +15,13 @@ use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
 use super::mount::Request;
+use crate::fuse;
 
 /// What the serving process says once, before it closes its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
-    /// The mount answers.
+    /// It is mounted and served.
     Ready,
     /// It does not, and the process ends.
     Failed(String),
@@ -38,16 +39,19 @@ pub(super) fn start_server(request: &Request) -> Result<()> {
         .read_line(&mut line)
         .context("cannot listen to the background process")?;
     match serde_json::from_str(&line) {
-        Ok(Outcome::Ready) => Ok(()),
+        Ok(Outcome::Ready) => fuse::check_answers(&request.mountpoint).inspect_err(|_| {
+            fuse::unmount(&request.mountpoint, true).ok();
+        })?,
         Ok(Outcome::Failed(why)) => {
             child.wait().ok();
-            bail!(why)
+            bail!(why);
         }
         Err(_) => {
             let status = child.wait()?;
-            bail!("the background process ended before the mount answered ({status})")
+            bail!("the background process ended before the mount answered ({status})");
         }
     }
+    Ok(())
 }
 
 /// Turns this process into the server, in the foreground. Returns only when that fails.

@@ -37,7 +37,7 @@ const NAME_MAX: usize = 255;
 
 /// Threads for reads that wait. The number is that of reads in flight on slow storage; a thread
 /// costs up to 1 MiB for its buffer.
-const READ_THREADS: usize = 48;
+const READ_THREADS: usize = 32;
 
 /// Session threads that never do work that waits: one to listen while another copies.
 const LISTENERS: usize = 2;

@@ -16,7 +16,8 @@ mod table;
 mod unmount;
 
 pub use mount::{
-    MountOptions, Mounted, SESSION_THREADS, mount, negotiate, raise_read_ahead, session_config,
+    MountOptions, Mounted, SESSION_THREADS, check_answers, mount, negotiate, raise_read_ahead,
+    session_config,
 };
 pub use table::is_brfs_mount;
 pub use unmount::unmount;

@@ -33,8 +33,8 @@ pub struct MountOptions {
     pub session_threads: Option<usize>,
 }
 
-/// Threads that take requests from the kernel and answer what is in memory. Two copy as fast as
-/// more of them do (`benches/mount.rs`), and one that is busy copying leaves another to listen.
+/// Threads that take requests from the kernel. Two copy as fast as more of them do
+/// (`benches/mount.rs`); the other two may wait for storage while those listen.
 pub const SESSION_THREADS: usize = 4;
 
 /// Requests of read-ahead and asynchronous direct reads that the kernel keeps in flight.
@@ -69,7 +69,10 @@ impl Mounted {
     }
 }
 
-/// Mounts a tree and returns once the mount answers. Dropping the result unmounts.
+/// Mounts a tree and serves it in the background; dropping the result unmounts.
+///
+/// Does not look at the mount itself, and its process should not either: a process that is killed
+/// while it waits for its own answer never ends. [`check_answers`] is for another process.
 ///
 /// # Errors
 /// `Invalid` for a mount point that cannot be one, `Denied` and `Unsupported` for what this user
@@ -81,6 +84,8 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
         gid: options.gid.unwrap_or(rustix::process::getgid().as_raw()),
         umask: options.umask,
     };
+    // A root that cannot be shown is better said now than by every program that looks.
+    root.base().attr()?;
     let config = session_config(options);
     let adapter = Adapter::new(root, ownership, config.n_threads.unwrap_or(1));
     let session = Session::new(adapter, &mountpoint, &config)
@@ -90,18 +95,6 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
         session,
         mountpoint,
     };
-    // Also proves to whoever waits for us that the mount answers.
-    let answered = std::fs::metadata(&mounted.mountpoint)
-        .map_err(|error| Error::from_io(error, "the mount does not answer"))?;
-    if answered.ino() != ROOT {
-        return Err(Error::new(
-            ErrorKind::Io,
-            format!(
-                "something else was mounted over {} at the same time",
-                mounted.mountpoint.display()
-            ),
-        ));
-    }
     raise_read_ahead(&mounted.mountpoint);
     Ok(mounted)
 }
@@ -168,19 +161,35 @@ pub fn negotiate(config: &mut KernelConfig) {
     config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3).ok();
 }
 
-/// Widens the kernel's read-ahead window of the mount, where that is allowed (to root). Call it
-/// only once the mount answers.
+/// Widens the kernel's read-ahead window of the brfs mount at this canonical path, where that is
+/// allowed (to root).
 pub fn raise_read_ahead(mountpoint: &Path) {
-    let raised = std::fs::metadata(mountpoint).and_then(|meta| {
-        let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-        std::fs::write(
-            format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"),
-            READ_AHEAD_KIB.to_string(),
-        )
-    });
-    if let Err(error) = raised {
+    let Some(device) = super::table::device(mountpoint) else {
+        return;
+    };
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = std::fs::write(setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!("the kernel's read-ahead stays as it is: {error}");
     }
+}
+
+/// Whether a tree's root answers at this directory; waits for the answer.
+///
+/// # Errors
+/// `Io` when something else answers there, or whatever the root's attributes failed with.
+pub fn check_answers(mountpoint: &Path) -> Result<()> {
+    let meta = std::fs::metadata(mountpoint)
+        .map_err(|error| Error::from_io(error, "the mount does not answer"))?;
+    if meta.ino() == ROOT {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Io,
+        format!(
+            "something else was mounted over {} at the same time",
+            mountpoint.display()
+        ),
+    ))
 }
 
 /// The canonical mount point, when it can be one.

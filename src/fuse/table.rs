@@ -14,21 +14,40 @@ pub(super) const SUBTYPE: &str = "brfs";
 /// does not answer.
 pub fn is_brfs_mount(mountpoint: &Path) -> Option<bool> {
     let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    find(&table, mountpoint)
+    find(&table, mountpoint).map(|mounted| mounted.is_brfs)
 }
 
-fn find(table: &[u8], mountpoint: &Path) -> Option<bool> {
+/// The device number (`major:minor`) of the brfs mount at this directory.
+pub(super) fn device(mountpoint: &Path) -> Option<String> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounted = find(&table, mountpoint)?;
+    mounted.is_brfs.then_some(mounted.device)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    is_brfs: bool,
+    device: String,
+}
+
+fn find(table: &[u8], mountpoint: &Path) -> Option<Found> {
     // Later lines lie on top of earlier ones.
     let mut found = None;
     for line in table.split(|b| *b == b'\n') {
         let mut fields = line.split(|b| *b == b' ');
         // proc(5): ID, parent, major:minor, root, mount point, options, optional fields, "-", type
-        let Some(at) = fields.nth(4) else { continue };
+        let Some(device) = fields.nth(2) else {
+            continue;
+        };
+        let Some(at) = fields.nth(1) else { continue };
         if unescape(at) != mountpoint {
             continue;
         }
         let fs_type = fields.skip_while(|f| *f != b"-").nth(1).unwrap_or(b"");
-        found = Some(OsStr::from_bytes(fs_type) == format!("fuse.{SUBTYPE}").as_str());
+        found = Some(Found {
+            is_brfs: OsStr::from_bytes(fs_type) == format!("fuse.{SUBTYPE}").as_str(),
+            device: String::from_utf8_lossy(device).into_owned(),
+        });
     }
     found
 }
@@ -67,9 +86,12 @@ mod tests {
 
     #[test]
     fn topmost_mount_at_the_directory_counts() {
-        assert_eq!(find(TABLE, Path::new("/mnt/a b")), Some(true));
-        assert_eq!(find(TABLE, Path::new("/mnt/c")), Some(false));
-        assert_eq!(find(TABLE, Path::new("/mnt/d")), Some(false));
-        assert_eq!(find(TABLE, Path::new("/mnt")), None);
+        let is_brfs = |at: &str| find(TABLE, Path::new(at)).map(|found| found.is_brfs);
+        assert_eq!(is_brfs("/mnt/a b"), Some(true));
+        assert_eq!(is_brfs("/mnt/c"), Some(false));
+        assert_eq!(is_brfs("/mnt/d"), Some(false));
+        assert_eq!(is_brfs("/mnt"), None);
+        let found = find(TABLE, Path::new("/mnt/a b")).unwrap();
+        assert_eq!(found.device, "0:50");
     }
 }
