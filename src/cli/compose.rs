@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use super::mount::Request;
 use crate::config::Location;
 use crate::image::DiskContext;
+use crate::repo;
 use crate::store::{EntryKind, Store, StorePath};
 use crate::tree::Node;
 use crate::views;
@@ -35,6 +36,7 @@ pub(super) fn open(request: &Request) -> Result<View> {
     }
     let store = location.open()?;
     check_repository(&*store, &location)?;
+    repo::check_is_clear(&*store)?;
     let source = store.describe();
     let disks = DiskContext::new(store, request.cache_bytes);
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
