@@ -66,8 +66,12 @@ impl LocalStore {
         } else {
             path.as_str()
         };
-        // O_NONBLOCK: opening a FIFO that somebody planted must not hang.
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let mut flags = flags | OFlags::CLOEXEC;
+        if !flags.contains(OFlags::PATH) {
+            // O_NONBLOCK: opening a FIFO that somebody planted must not hang. With O_PATH nothing
+            // is opened, and openat2 refuses flags that would mean nothing.
+            flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
+        }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let opened = loop {
             match rfs::openat2(&self.root, name, flags, Mode::empty(), resolve) {
