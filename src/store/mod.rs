@@ -3,11 +3,15 @@
 //! A store knows no format. Paths are [`StorePath`]s, relative to the repository's root and unable
 //! to leave it. On file systems objects are files; on object stores directories are key prefixes.
 
+mod decrypt;
 mod local;
 mod path;
+mod unlock;
 
+pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
 pub use local::LocalStore;
 pub use path::StorePath;
+pub use unlock::open_encrypted;
 
 use std::fmt;
 use std::sync::Arc;
