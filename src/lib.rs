@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod image;
 pub mod io;
+pub mod secret;
 pub mod store;
 pub mod tree;

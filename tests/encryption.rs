@@ -12,10 +12,11 @@ mod seal;
 #[path = "support/tempdir.rs"]
 mod tempdir;
 
-use seal::{KEY, OTHER_KEY, seal};
+use seal::{KEY, seal};
 use tempdir::TempDir;
 
 const ALGORITHMS: [&str; 3] = ["chacha20-poly1305", "aes-256-gcm", "aes-256-cbc"];
+const OTHER_KEY: &str = "abcdef0123456789abcdef0123456789";
 const VM: &str = "xo-vm-backups/a6e898cb-777d-4f29-a073-ec9ff70ed330";
 
 fn path(text: &str) -> StorePath {

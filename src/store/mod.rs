@@ -6,11 +6,15 @@
 mod decrypt;
 mod local;
 mod path;
+#[cfg(feature = "s3")]
+pub mod s3;
+mod stats;
 mod unlock;
 
 pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
 pub use local::LocalStore;
 pub use path::StorePath;
+pub use stats::{CountingStore, Request, RequestSnapshot, StatsSnapshot, StoreStats};
 pub use unlock::open_encrypted;
 
 use std::fmt;

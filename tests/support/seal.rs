@@ -4,7 +4,6 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, U
 use aws_lc_rs::cipher::{AES_256, EncryptionContext, PaddedBlockEncryptingKey, UnboundCipherKey};
 
 pub const KEY: &str = "0123456789abcdef0123456789abcdef";
-pub const OTHER_KEY: &str = "abcdef0123456789abcdef0123456789";
 
 /// Seals one part under the algorithm's name in `encryption.json`.
 pub fn seal(algorithm: &str, key: &str, content: &[u8]) -> Vec<u8> {
