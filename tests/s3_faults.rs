@@ -509,6 +509,36 @@ fn a_listing_of_something_else_is_an_error() {
     }
 }
 
+#[test]
+fn answers_that_never_end_do_not_fill_the_memory() {
+    let page = vec![b' '; 33 << 20];
+    let server = FaultServer::start(move |_| Reply::new(200, page.clone()));
+    let error = store(&server).list(&StorePath::root()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("longer than"), "{error}");
+    // A length that is a lie.
+    let server = faulty(ALWAYS, any, |r| {
+        r.header("content-length", "900000000000000")
+            .delivered(Delivery::Cut(10))
+    });
+    let error = hasty(&server).read(&path("block"), u64::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+}
+
+#[test]
+fn a_proxys_404_to_a_head_is_not_believed() {
+    // The bucket is known to be there; then something else answers in its place.
+    let bucket = bucket();
+    let server = FaultServer::start(move |seen| match seen.number {
+        0 => bucket.answer(seen),
+        _ => Reply::new(404, "<html>no such page</html>"),
+    });
+    let store = hasty(&server);
+    read_block(&store).unwrap();
+    let error = store.head(&path("block")).unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
 // --- OVH and all: regions, keys, buckets, permissions -------------------------------------
 
 fn scope_region(seen: &Seen) -> String {

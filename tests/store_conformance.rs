@@ -314,6 +314,16 @@ mod s3 {
             suite(&store);
             directories_are_no_files(&*store);
         }
+        let Some(fixtures) = fixtures() else { return };
+        for (name, algorithm) in XO_WRITTEN {
+            let url = format!("{url}/{name}");
+            let mut upload = std::process::Command::new(&upload);
+            let done = upload.arg(&url).arg(fixtures.join(name)).status().unwrap();
+            assert!(done.success());
+            let remote = Location::parse(&url).unwrap();
+            let remote = remote.open(&options(algorithm)).unwrap();
+            compare(&*local(&fixtures.join(name), algorithm), &*remote);
+        }
     }
 
     #[test]
@@ -347,44 +357,58 @@ mod s3 {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
     }
 
+    /// Every file of a repository, byte by byte.
+    fn compare(local: &dyn Store, remote: &dyn Store) {
+        let mut pending = vec![StorePath::root()];
+        let mut files = 0;
+        while let Some(dir) = pending.pop() {
+            assert_eq!(names(local, dir.as_str()), names(remote, dir.as_str()));
+            for entry in local.list(&dir).unwrap() {
+                let path = dir.child(&entry.name);
+                if entry.kind == EntryKind::Dir {
+                    pending.push(path);
+                    continue;
+                }
+                let here = local.read(&path, 4 << 20).unwrap().0;
+                assert!(here == remote.read(&path, 4 << 20).unwrap().0, "{path}");
+                files += 1;
+            }
+        }
+        assert!(files > 50, "{files}");
+    }
+
+    /// Where XO's own repositories were unpacked to.
+    fn fixtures() -> Option<std::path::PathBuf> {
+        let fixtures = std::env::var_os("BRFS_FIXTURES");
+        if fixtures.is_none() {
+            eprintln!("skipped: BRFS_FIXTURES is not set");
+        }
+        Some(std::path::Path::new(&fixtures?).join("repositories"))
+    }
+
+    fn local(dir: &std::path::Path, algorithm: &str) -> Arc<dyn Store> {
+        let location = Location::parse(dir.to_str().unwrap()).unwrap();
+        location.open(&options(algorithm)).unwrap()
+    }
+
+    const XO_WRITTEN: [(&str, &str); 3] = [
+        ("enc-chacha20", "chacha20-poly1305"),
+        ("enc-aes256gcm", "aes-256-gcm"),
+        ("vhddir-brotli", "none"),
+    ];
+
     #[test]
     fn encrypted_repositories_of_xen_orchestra_read_alike_from_s3() {
-        let Some(fixtures) = std::env::var_os("BRFS_FIXTURES") else {
-            eprintln!("skipped: BRFS_FIXTURES is not set");
-            return;
-        };
-        let fixtures = std::path::Path::new(&fixtures).join("repositories");
+        let Some(fixtures) = fixtures() else { return };
         // Only links: the server must not get a chance to write there.
         let root = TempDir::new("conformance-fixtures");
         let server = S3Server::start(root.path());
-        for name in ["enc-chacha20", "enc-aes256gcm", "vhddir-brotli"] {
+        for (name, algorithm) in XO_WRITTEN {
             std::os::unix::fs::symlink(fixtures.join(name), root.path().join(name)).unwrap();
             let url = url(&server, "").replace("/bucket", &format!("/{name}"));
-            let key = if name.starts_with("enc") {
-                "gcm"
-            } else {
-                "none"
-            };
-            let remote = Location::parse(&url).unwrap().open(&options(key)).unwrap();
-            let local = fixtures.join(name);
-            let local = Location::parse(local.to_str().unwrap()).unwrap();
-            let local = local.open(&options(key)).unwrap();
-            let mut pending = vec![StorePath::root()];
-            let mut files = 0;
-            while let Some(dir) = pending.pop() {
-                assert_eq!(names(&*local, dir.as_str()), names(&*remote, dir.as_str()));
-                for entry in local.list(&dir).unwrap() {
-                    let path = dir.child(&entry.name);
-                    if entry.kind == EntryKind::Dir {
-                        pending.push(path);
-                        continue;
-                    }
-                    let here = local.read(&path, 4 << 20).unwrap().0;
-                    assert!(here == remote.read(&path, 4 << 20).unwrap().0, "{path}");
-                    files += 1;
-                }
-            }
-            assert!(files > 50, "{files}");
+            let remote = Location::parse(&url).unwrap();
+            let remote = remote.open(&options(algorithm)).unwrap();
+            compare(&*local(&fixtures.join(name), algorithm), &*remote);
         }
     }
 }

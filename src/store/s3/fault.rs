@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::date_time::{DateTime, Format};
 
-use super::http::Silence;
+use super::http::{Silence, TooLong};
 use crate::error::{Error, ErrorKind};
 
 /// Which of the three requests failed.
@@ -63,6 +63,8 @@ pub(super) struct Fault {
     pub after: Option<Duration>,
     /// A HEAD was refused, which has no body: only a GET can tell why.
     pub unexplained: bool,
+    /// The answer bears the mark of an S3 server.
+    pub from_s3: bool,
 }
 
 impl Fault {
@@ -74,6 +76,7 @@ impl Fault {
             throttled: false,
             after: None,
             unexplained: false,
+            from_s3: false,
         }
     }
 
@@ -106,6 +109,9 @@ impl Fault {
             let what = format!("the answer cannot be understood: {}", root_message(&error));
             if find::<Silence>(&error).is_some() {
                 return Self::new(Next::Retry, ErrorKind::Transient, what).overloaded();
+            }
+            if find::<TooLong>(&error).is_some() {
+                return Self::new(Next::GiveUp, ErrorKind::Io, what);
             }
             return Self::protocol(what);
         }
@@ -186,6 +192,7 @@ fn element(body: &str, name: &str) -> String {
 fn of_answer(operation: Operation, answer: &Answer<'_>) -> Fault {
     let mut fault = by_code(operation, answer).unwrap_or_else(|| by_status(operation, answer));
     fault.after = answer.header("retry-after").and_then(parse_retry_after);
+    fault.from_s3 = answer.header("x-amz-request-id").is_some();
     fault
 }
 

@@ -18,6 +18,9 @@ use crate::store::{Meta, Request, Version};
 /// A server that ignores `Range` sends the whole object. Up to this length that is put up with.
 const MAX_UNASKED: u64 = 64 << 20;
 
+/// The most memory that is set aside for a body before any of it has come.
+const MAX_TRUSTED: u64 = 8 << 20;
+
 impl Client {
     /// The state of an object.
     pub(super) async fn head_object(&self, key: &str) -> Result<Meta> {
@@ -45,9 +48,11 @@ impl Client {
     }
 
     /// Answers to HEAD have no body, so that errors come without a code: "404" can mean that the
-    /// key or that the bucket is not there, "400" and "403" can mean nearly anything.
+    /// key or that the bucket is not there (or that a proxy has no idea), "400" and "403" can mean
+    /// nearly anything.
     fn needs_explanation(&self, fault: &Fault) -> bool {
-        let settled = fault.error.kind() == ErrorKind::NotFound && self.bucket_was_seen();
+        let settled =
+            fault.error.kind() == ErrorKind::NotFound && fault.from_s3 && self.bucket_was_seen();
         fault.unexplained && !settled
     }
 
@@ -222,7 +227,8 @@ fn length(told: Option<i64>) -> Result<u64, Fault> {
 
 /// Reads a body of exactly `len` bytes and keeps `skip..skip + keep` of it.
 async fn collect(mut body: ByteStream, len: u64, skip: u64, keep: u64) -> Result<Bytes, Fault> {
-    let mut kept = BytesMut::with_capacity(keep as usize);
+    // What is announced is not believed before it comes: a lie must not cost memory.
+    let mut kept = BytesMut::with_capacity(keep.min(MAX_TRUSTED) as usize);
     let mut at = 0u64;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|e| Fault::broken_body(&e))?;

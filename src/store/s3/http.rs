@@ -38,6 +38,8 @@ const NEVER_SENT: [&str; 3] = [
     "amz-sdk-request",
     "x-amz-user-agent",
 ];
+/// The longest listing page or error that is taken in; pages of 1000 keys have at most some 4 MB.
+const MAX_MESSAGE: u64 = 32 << 20;
 const USER_AGENT: &str = concat!("brfs/", env!("CARGO_PKG_VERSION"));
 
 tokio::task_local! {
@@ -127,11 +129,19 @@ impl HttpConnector for Http {
             if let Ok(agent) = USER_AGENT.parse() {
                 headers.insert("user-agent", agent);
             }
+            let is_list = request
+                .uri()
+                .query()
+                .is_some_and(|q| q.contains("list-type="));
             let response = timeout(idle, pool.request(request))
                 .await
                 .map_err(|_| ConnectorError::timeout(Silence(idle).into()))?
                 .map_err(|e| ConnectorError::io(e.into()))?;
-            let response = response.map(|body| SdkBody::from_body_1_x(IdleBody::new(body, idle)));
+            // These are taken into memory as a whole, however long the server makes them.
+            let limited = is_list || !response.status().is_success();
+            let limit = if limited { MAX_MESSAGE } else { u64::MAX };
+            let response =
+                response.map(|body| SdkBody::from_body_1_x(GuardedBody::new(body, idle, limit)));
             HttpResponse::try_from(response).map_err(|e| ConnectorError::other(e.into(), None))
         })
     }
@@ -149,26 +159,40 @@ impl fmt::Display for Silence {
 
 impl StdError for Silence {}
 
-/// A body that fails when no byte of it has come for a while.
-struct IdleBody<B> {
+/// The other side would not end.
+#[derive(Debug)]
+pub(super) struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is longer than {MAX_MESSAGE} bytes")
+    }
+}
+
+impl StdError for TooLong {}
+
+/// A body that fails when no byte of it has come for a while, or too many have.
+struct GuardedBody<B> {
     inner: B,
     idle: Duration,
+    left: u64,
     timer: Pin<Box<Sleep>>,
     done: bool,
 }
 
-impl<B> IdleBody<B> {
-    fn new(inner: B, idle: Duration) -> Self {
-        IdleBody {
+impl<B> GuardedBody<B> {
+    fn new(inner: B, idle: Duration, left: u64) -> Self {
+        GuardedBody {
             inner,
             idle,
+            left,
             timer: Box::pin(sleep(idle)),
             done: false,
         }
     }
 }
 
-impl<B> Body for IdleBody<B>
+impl<B> Body for GuardedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -187,6 +211,15 @@ where
             let deadline = tokio::time::Instant::now() + self.idle;
             self.timer.as_mut().reset(deadline);
             self.done = !matches!(frame, Some(Ok(_)));
+            let data = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref());
+            let len = data.map_or(0, |d| d.len() as u64);
+            match self.left.checked_sub(len) {
+                Some(left) => self.left = left,
+                None => {
+                    self.done = true;
+                    return Poll::Ready(Some(Err(TooLong.into())));
+                }
+            }
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
         ready!(self.timer.as_mut().poll(cx));

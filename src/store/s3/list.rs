@@ -18,6 +18,9 @@ use crate::config::url::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Entry, EntryKind, Meta, Request};
 
+/// More pages than a directory of any repository has: ten million names.
+const MAX_PAGES: usize = 10_000;
+
 /// What a listing has brought so far.
 #[derive(Default)]
 struct Names {
@@ -56,7 +59,7 @@ impl Client {
                 (_, Some(next)) => Some(next.to_owned()),
                 (Some(true), None) => return Err(no_token().error),
             };
-            if !tokens.insert(token.clone()) {
+            if !tokens.insert(token.clone()) || tokens.len() > MAX_PAGES {
                 return Err(Error::new(
                     ErrorKind::Io,
                     "the server repeats itself while listing: the listing would never end",
