@@ -10,6 +10,7 @@ use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
 use super::ls::DiskRow;
 use super::output::{escape, human_size, print_json, to_stdout};
 use super::select;
+use super::storage_args::StorageArgs;
 use crate::image::{DiskContext, LinkReport};
 use crate::io::ReadAt;
 use crate::repo::date;
@@ -36,6 +37,9 @@ pub struct Args {
     /// Print JSON for scripts (fields: docs/COMMANDS.md).
     #[arg(long)]
     pub json: bool,
+    /// How to get at the repository.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Runs the command.
@@ -55,7 +59,7 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let Some(vm) = &args.vm else {
         return bare_info(args, out);
     };
-    let catalogue = select::open_catalogue(&args.repository)?;
+    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
     let vm = select::find_vm(&catalogue, vm)?;
     let point = match &args.point {
         Some(text) => Some(select::find_point(&vm, text)?),

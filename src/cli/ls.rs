@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::output::{Table, human_size, print_json, to_stdout};
 use super::select;
+use super::storage_args::StorageArgs;
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
@@ -33,6 +34,9 @@ pub struct Args {
     /// Print JSON for scripts (fields: docs/COMMANDS.md).
     #[arg(long)]
     pub json: bool,
+    /// How to get at the repository.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Runs the command.
@@ -49,7 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// # Errors
 /// When nothing could be listed.
 pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let catalogue = select::open_catalogue(&args.repository)?;
+    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
     let Some(vm) = &args.vm else {
         return list_vms(&catalogue, args.json, out);
     };

@@ -5,24 +5,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::output::escape;
-use crate::config::Location;
+use super::storage_args::StorageArgs;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, RestorePoint, check_is_clear};
+use crate::repo::{Catalogue, DiskRecord, RestorePoint};
 
 /// Most candidates that an error message names.
 const SHOWN: usize = 20;
 /// A catalogue for one command is never re-read: all it prints is of one moment.
 const ONE_COMMAND: Duration = Duration::from_secs(3600);
 
-/// Opens a repository for a command.
+/// Opens a repository for a command, asking for its key where that is possible.
 ///
 /// # Errors
-/// When the location cannot be parsed or opened, or the repository is encrypted.
-pub fn open_catalogue(repository: &str) -> Result<Catalogue> {
-    let store = Location::parse(repository)
-        .and_then(|location| location.open())
-        .with_context(|| format!("cannot open the repository {}", escape(repository)))?;
-    check_is_clear(&*store)?;
+/// When the location cannot be parsed or opened, or the key is missing or wrong.
+pub fn open_catalogue(storage: &StorageArgs, repository: Option<&str>) -> Result<Catalogue> {
+    let mut collected = storage.collect(repository)?;
+    collected.ask_for_key(storage)?;
+    let repository = storage.repository(&collected)?;
+    let store = repository
+        .open()
+        .with_context(|| format!("cannot open the repository {}", repository.location))?;
     Ok(Catalogue::new(store, ONE_COMMAND))
 }
 

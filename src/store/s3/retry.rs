@@ -1,0 +1,159 @@
+//! Trying again: jittered exponential backoff within a budget of minutes, and the faults that are
+//! cured on the way (a wrong region, a wrong clock).
+
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Connection};
+use super::fault::{Fault, Next};
+use super::http::IDLE_TIMEOUT;
+use super::limit::Lane;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Request;
+
+const MAX_DELAY: Duration = Duration::from_secs(20);
+/// A server that was never reached is given this long: a typing error in its name should not take
+/// minutes to show.
+const FIRST_CONTACT: Duration = Duration::from_secs(15);
+/// After a time-out, the next attempt waits longer, up to this many times the idle time-out:
+/// there are servers that take half a minute over one page of a listing.
+const MAX_PATIENCE: u32 = 4;
+/// How often a region or a clock is corrected within one request.
+const MAX_CURES: u32 = 2;
+
+/// What an attempt brought, with the number of content bytes for the statistics.
+pub(super) type Attempt<T> = Result<(T, u64), Fault>;
+
+impl Client {
+    /// Sends a request until it succeeds, fails for good, or the budget is used up.
+    pub(super) async fn run<T, F, Fut>(&self, kind: Request, lane: Lane, attempt: F) -> Result<T>
+    where
+        F: Fn(Arc<Connection>) -> Fut,
+        Fut: Future<Output = Attempt<T>>,
+    {
+        let first = Instant::now();
+        let mut tries: u32 = 0;
+        let mut bounded: u32 = 0;
+        let mut cures: u32 = 0;
+        let mut patience: u32 = 1;
+        loop {
+            let permit = self.limiter.acquire(lane).await;
+            let started = Instant::now();
+            let connection = self.connection();
+            let idle = self.config.idle_timeout * patience;
+            let result = IDLE_TIMEOUT.scope(idle, attempt(connection.clone())).await;
+            drop(permit);
+            let bytes = result.as_ref().map_or(0, |(_, bytes)| *bytes);
+            let stats = &self.config.stats;
+            stats.record(kind, bytes, started.elapsed(), result.is_ok());
+            tries += 1;
+            let fault = match result {
+                Ok((value, _)) => {
+                    self.limiter.success();
+                    self.set_reached();
+                    return Ok(value);
+                }
+                Err(fault) => fault,
+            };
+            if fault.overload {
+                self.limiter.overload(started);
+                self.http.renew();
+            }
+            if started.elapsed() >= idle {
+                patience = (patience * 2).min(MAX_PATIENCE);
+            }
+            match &fault.next {
+                Next::Reconnect => {}
+                _ => self.set_reached(),
+            }
+            let budget = match &fault.next {
+                Next::GiveUp => return Err(fault.error),
+                Next::Region(region) => {
+                    cures += 1;
+                    if cures > MAX_CURES || !self.move_to(&connection, region) {
+                        return Err(fault.error);
+                    }
+                    stats.record_retry(false);
+                    continue;
+                }
+                Next::Clock => {
+                    cures += 1;
+                    if cures > MAX_CURES {
+                        return Err(fault.error);
+                    }
+                    tracing::warn!("{}; using the server's", fault.error.message());
+                    stats.record_retry(false);
+                    continue;
+                }
+                Next::RetryTimes(times) => {
+                    bounded += 1;
+                    if bounded > *times {
+                        return Err(fault.error);
+                    }
+                    self.config.retry_budget
+                }
+                Next::Reconnect if !self.was_reached() => {
+                    FIRST_CONTACT.min(self.config.retry_budget)
+                }
+                Next::Reconnect | Next::Retry => self.config.retry_budget,
+            };
+            let delay =
+                backoff(self.config.first_delay, tries).max(fault.after.unwrap_or_default());
+            if first.elapsed() + delay > budget {
+                return Err(exhausted(&fault.error, tries, first.elapsed()));
+            }
+            tracing::debug!(
+                error = fault.error.message(),
+                tries,
+                delay_ms = delay.as_millis() as u64,
+                "request failed, trying again"
+            );
+            stats.record_retry(fault.throttled);
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+fn exhausted(last: &Error, tries: u32, elapsed: Duration) -> Error {
+    let kind = match last.kind() {
+        ErrorKind::Io => ErrorKind::Transient,
+        other => other,
+    };
+    let message = format!(
+        "{} (tried {tries} times in {} s)",
+        last.message(),
+        elapsed.as_secs()
+    );
+    Error::new(kind, message)
+}
+
+/// Half of the delay is fixed, half is chance, so that readers that failed together do not come
+/// back together.
+fn backoff(first: Duration, tries: u32) -> Duration {
+    let factor = 1u32 << (tries.saturating_sub(1)).min(10);
+    let delay = first.saturating_mul(factor).min(MAX_DELAY);
+    let chance = RandomState::new().build_hasher().finish();
+    let fraction = (chance >> 11) as f64 / (1u64 << 53) as f64;
+    delay.mul_f64(0.5 + fraction / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_differ_and_stay_bounded() {
+        let first = Duration::from_millis(200);
+        for tries in 1..100 {
+            let delay = backoff(first, tries);
+            assert!(delay <= MAX_DELAY);
+            assert!(delay >= first / 2);
+        }
+        assert!(backoff(first, 8) >= MAX_DELAY / 2);
+        let delays: Vec<Duration> = (0..8).map(|_| backoff(first, 5)).collect();
+        assert!(delays.iter().any(|d| *d != delays[0]));
+    }
+}
