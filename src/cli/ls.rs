@@ -27,7 +27,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's.
     pub repository: String,
-    /// A VM: its name, its folder name in the mount, its uuid or the start of it.
+    /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
     /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
     pub point: Option<String>,
@@ -277,14 +277,7 @@ pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) ->
             row.format = links.first().map(|l| l.format);
             row.compression = links.first().map(|l| l.compression);
             row.chain_length = Some(links.len());
-            if let Some(e) = disk.broken() {
-                row.problems.push(format!("readable in part only: {e}"));
-            }
-            for link in links {
-                let told = link.problems.iter();
-                row.problems
-                    .extend(told.map(|p| format!("{}: {p}", link.path)));
-            }
+            row.problems = disk.problems(&links);
         }
     }
     row

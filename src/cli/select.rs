@@ -50,8 +50,9 @@ fn only<T>(found: Vec<T>, what: &str, text: &str, name: impl Fn(&T) -> &str) -> 
     Ok(found.into_iter().next())
 }
 
-/// The VM called `text`: its name in the mount, its uuid, its own name, or the start of its uuid,
-/// in this order.
+/// The VM called `text`: its name in the mount, its uuid, its own name; else, whatever the case of
+/// its letters, the start of one of these, or a part of the names. The first of these that any VM
+/// fits decides.
 ///
 /// # Errors
 /// When there is none or more than one, with candidates.
@@ -73,17 +74,37 @@ pub fn find_vm(catalogue: &Catalogue, text: &str) -> Result<NamedVm> {
     if let Some(vm) = only(by_label, "VM", text, |vm| &vm.name)? {
         return Ok(vm);
     }
-    let by_prefix = with(&|vm| !text.is_empty() && vm.vm.folder().starts_with(&lower));
-    if let Some(vm) = only(by_prefix, "VM", text, |vm| &vm.name)? {
-        return Ok(vm);
+    let lower = text.to_lowercase();
+    if !lower.is_empty() {
+        // A uuid's start and a name's start count the same: `db` must not lead to whichever VM
+        // happens to have a uuid that starts with it when another is called `db-01`.
+        let kinds: [&dyn Fn(&NamedVm) -> bool; 3] = [
+            &|vm| names_of(vm).any(|name| name == lower),
+            &|vm| {
+                vm.vm.folder().to_lowercase().starts_with(&lower)
+                    || names_of(vm).any(|name| name.starts_with(&lower))
+            },
+            &|vm| names_of(vm).any(|name| name.contains(&lower)),
+        ];
+        for matches in kinds {
+            if let Some(vm) = only(with(matches), "VM", text, |vm| &vm.name)? {
+                return Ok(vm);
+            }
+        }
     }
     if vms.is_empty() {
         bail!("no VM {text:?}: the repository holds no VM backups");
     }
-    let near = with(&|vm| vm.name.to_lowercase().contains(&text.to_lowercase()));
-    let shown = if near.is_empty() { &vms } else { &near };
-    let list = candidates(shown.iter().map(|vm| vm.name.as_str()));
+    let list = candidates(vms.iter().map(|vm| vm.name.as_str()));
     bail!("no VM {text:?} in the repository; there are:{list}")
+}
+
+/// What a VM is called, in lower case: by itself and in the mount.
+fn names_of(vm: &NamedVm) -> impl Iterator<Item = String> {
+    [vm.label.as_deref(), Some(vm.name.as_str())]
+        .into_iter()
+        .flatten()
+        .map(str::to_lowercase)
 }
 
 /// The date name of the restore point called `text`: `latest`, its name, or the start of it.
