@@ -3,3 +3,4 @@
 //! Nothing here does I/O or knows where the bytes came from.
 
 pub mod aead;
+pub mod percent;

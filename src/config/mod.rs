@@ -1,7 +1,7 @@
 //! Where a repository is, as a person says it: a path or one of XO's repository URLs.
 
 mod options;
-pub(crate) mod url;
+mod url;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@
 //! `@xen-orchestra/fs` (`s3.js`, `_guessAwsRegion.js`). What XO leaves out of a URL, the usual AWS
 //! tools say shorter: `s3://bucket/dir`.
 
+use crate::codec::percent::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
@@ -194,29 +195,6 @@ impl UrlOptions {
     }
 }
 
-/// Decodes `%XX`, and `+` as a space where forms are concerned. `None` for broken escapes and
-/// for what is not UTF-8.
-pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match first {
-            b'%' => {
-                let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-                if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-                    return None;
-                }
-                rest = &tail[2..];
-                u8::from_str_radix(digits, 16).ok()?
-            }
-            b'+' if plus_is_space => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
-}
-
 fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::Invalid, message)
 }
@@ -348,14 +326,5 @@ mod tests {
     fn debug_shows_no_secret() {
         let l = s3("AKIA:sesame@h.example/b?encryptionKey=%22opensesame%22");
         assert!(!format!("{l:?}").contains("sesame"));
-    }
-
-    #[test]
-    fn broken_escapes_are_not_guessed_at() {
-        assert_eq!(percent_decode("a%2Bb+c", true).unwrap(), "a+b c");
-        assert_eq!(percent_decode("a+b", false).unwrap(), "a+b");
-        for bad in ["%", "%4", "%zz", "%+1", "%ff"] {
-            assert_eq!(percent_decode(bad, false), None, "{bad}");
-        }
     }
 }

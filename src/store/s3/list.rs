@@ -11,7 +11,7 @@ use aws_sdk_s3::types::EncodingType;
 
 use super::client::{Client, Connection};
 use super::fault::Operation;
-use crate::config::url::percent_decode;
+use crate::codec::percent::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::fault::Fault;
 use crate::store::remote::limit::Lane;
