@@ -293,7 +293,7 @@ mod s3 {
     }
 
     /// `BRFS_TEST_S3_URL` names a server and bucket, `BRFS_TEST_S3_UPLOAD` a command that uploads
-    /// (`command URL DIRECTORY`): `scripts/ceph-rgw` sets both.
+    /// (`command URL DIRECTORY`): `scripts/ceph-rgw` and `scripts/azurite` set both.
     #[test]
     fn another_server_conforms() {
         let set = |name| std::env::var(name).ok();

@@ -70,6 +70,7 @@ fn shown(argument: &str) -> Option<String> {
     let has_secrets = match &location {
         Location::Local(_) => key.is_some(),
         Location::S3(s3) => s3.credentials.is_some() || key.is_some(),
+        Location::Azure(azure) => azure.credentials.is_some() || key.is_some(),
     };
     let same = location.to_string() == argument;
     (has_secrets && !same).then(|| location.to_string())

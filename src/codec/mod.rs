@@ -4,5 +4,6 @@
 
 pub mod aead;
 mod filter;
+pub mod percent;
 
 pub use filter::{Filter, MAX_FILTERS_JSON_BYTES};

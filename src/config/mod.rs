@@ -1,14 +1,14 @@
 //! Where a repository is, as a person says it: a path or one of XO's repository URLs.
 
 mod options;
-pub(crate) mod url;
+mod url;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use options::StoreOptions;
-pub use url::S3Location;
+pub use url::{AzureLocation, S3Location};
 
 use crate::codec::aead::Key;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +21,8 @@ pub enum Location {
     Local(PathBuf),
     /// A bucket, or a directory in one.
     S3(Box<S3Location>),
+    /// An Azure Blob container, or a directory in one.
+    Azure(Box<AzureLocation>),
 }
 
 impl Location {
@@ -53,6 +55,11 @@ impl Location {
                 let location = S3Location::parse(scheme, rest)?;
                 let key = location.encryption_key.clone();
                 (Location::S3(Box::new(location)), key)
+            }
+            "azure" | "azurite" | "azurite+http" => {
+                let location = AzureLocation::parse(scheme, rest)?;
+                let key = location.encryption_key.clone();
+                (Location::Azure(Box::new(location)), key)
             }
             "nfs" | "smb" => {
                 let message = format!(
@@ -95,6 +102,7 @@ impl Location {
                 Ok(Arc::new(CountingStore::new(store, options.stats.clone())))
             }
             Location::S3(location) => connect_s3(location, options),
+            Location::Azure(location) => connect_azure(location, options),
         }
     }
 }
@@ -109,6 +117,46 @@ fn connect_s3(_: &S3Location, _: &StoreOptions) -> Result<Arc<dyn Store>> {
         ErrorKind::Unsupported,
         "this brfs was built without S3 support",
     ))
+}
+
+#[cfg(not(feature = "s3"))]
+fn connect_azure(_: &AzureLocation, _: &StoreOptions) -> Result<Arc<dyn Store>> {
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        "this brfs was built without Azure support",
+    ))
+}
+
+#[cfg(feature = "s3")]
+fn connect_azure(location: &AzureLocation, options: &StoreOptions) -> Result<Arc<dyn Store>> {
+    use std::time::Duration;
+
+    use crate::store::azure::{AzureConfig, AzureCredentials, AzureStore};
+
+    let credentials = match &location.credentials {
+        Some(secret) if !options.no_sign_request => match secret.expose().contains("sig=") {
+            true => AzureCredentials::Sas(secret.clone()),
+            false => AzureCredentials::Key(secret.clone()),
+        },
+        _ => AzureCredentials::Anonymous,
+    };
+    let endpoint = options.endpoint_url.as_ref();
+    let config = AzureConfig {
+        endpoint: endpoint.unwrap_or(&location.endpoint).clone(),
+        account: location.account.clone(),
+        account_in_path: location.account_in_path,
+        credentials,
+        container: location.container.clone(),
+        dir: location.dir.clone(),
+        ca_file: options.ca_file.clone(),
+        allow_unauthorized: options.allow_unauthorized || location.allow_unauthorized,
+        idle_timeout: options.idle_timeout,
+        retry_budget: options.retry_budget,
+        first_delay: Duration::from_millis(200),
+        max_parallelism: options.max_parallelism,
+        stats: options.stats.clone(),
+    };
+    Ok(Arc::new(AzureStore::open(config)?))
 }
 
 #[cfg(feature = "s3")]
@@ -162,6 +210,19 @@ impl fmt::Display for Location {
                 write!(f, "{scheme}://{host}{}", s3.bucket)?;
                 if !s3.dir.is_empty() {
                     write!(f, "/{}", s3.dir)?;
+                }
+                Ok(())
+            }
+            Location::Azure(azure) => {
+                let (scheme, host) = match azure.endpoint.split_once("://") {
+                    Some(("http", host)) => ("azurite+http", host),
+                    Some((_, host)) if azure.account_in_path => ("azurite", host),
+                    Some((_, host)) => ("azure", host),
+                    None => ("azure", ""),
+                };
+                write!(f, "{scheme}://{host}/{}", azure.container)?;
+                if !azure.dir.is_empty() {
+                    write!(f, "/{}", azure.dir)?;
                 }
                 Ok(())
             }

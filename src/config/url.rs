@@ -5,6 +5,7 @@
 //! `@xen-orchestra/fs` (`s3.js`, `_guessAwsRegion.js`). What XO leaves out of a URL, the usual AWS
 //! tools say shorter: `s3://bucket/dir`.
 
+use crate::codec::percent::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
@@ -85,6 +86,60 @@ impl S3Location {
     }
 }
 
+/// An Azure repository's place, with the key that its URL may hold. `Debug` hides it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureLocation {
+    /// `http[s]://host[:port]`.
+    pub endpoint: String,
+    /// The storage account.
+    pub account: String,
+    /// The account's key, or a shared access signature (`sv=…&sig=…`).
+    pub credentials: Option<Secret>,
+    /// Azurite: the account is in the path, not the host.
+    pub account_in_path: bool,
+    /// The container.
+    pub container: String,
+    /// The directory within the container, without slashes at its ends.
+    pub dir: String,
+    /// `allowUnauthorized` of the options.
+    pub allow_unauthorized: bool,
+    /// `encryptionKey` of the options.
+    pub encryption_key: Option<Secret>,
+}
+
+impl AzureLocation {
+    /// Parses what follows `azure://`, `azurite://` or `azurite+http://`:
+    /// `ACCOUNT:KEY@host/container/dir?options`.
+    ///
+    /// # Errors
+    /// `Invalid`, without quoting the text.
+    pub fn parse(scheme: &str, rest: &str) -> Result<Self> {
+        // The host, container and options are written as in S3 URLs.
+        let like_s3 = match scheme {
+            "azurite+http" => "s3+http",
+            _ => "s3",
+        };
+        let wrong = "the Azure URL is malformed: it should look like \
+                     azure://ACCOUNT:KEY@ACCOUNT.blob.core.windows.net/container/dir, with the key \
+                     percent-encoded";
+        let parsed = S3Location::parse(like_s3, rest).map_err(|_| invalid(wrong))?;
+        let (Some(endpoint), Some((account, secret))) = (parsed.endpoint, parsed.credentials)
+        else {
+            return Err(invalid(wrong));
+        };
+        Ok(AzureLocation {
+            endpoint,
+            account,
+            credentials: (!secret.expose().is_empty()).then_some(secret),
+            account_in_path: scheme.starts_with("azurite"),
+            container: parsed.bucket,
+            dir: parsed.dir,
+            allow_unauthorized: parsed.allow_unauthorized,
+            encryption_key: parsed.encryption_key,
+        })
+    }
+}
+
 /// `s3.eu-west-3.amazonaws.com` names its region, as XO guesses it.
 fn region_of_host(host: &str) -> Option<String> {
     let region = host
@@ -138,29 +193,6 @@ impl UrlOptions {
         }
         options
     }
-}
-
-/// Decodes `%XX`, and `+` as a space where forms are concerned. `None` for broken escapes and
-/// for what is not UTF-8.
-pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match first {
-            b'%' => {
-                let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-                if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-                    return None;
-                }
-                rest = &tail[2..];
-                u8::from_str_radix(digits, 16).ok()?
-            }
-            b'+' if plus_is_space => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 fn invalid(message: &str) -> Error {
@@ -255,6 +287,23 @@ mod tests {
     }
 
     #[test]
+    fn azure_urls_name_account_key_and_container() {
+        let rest = "name:%2Fkey%3D%3D@name.blob.core.windows.net/xodev/new folder/bob";
+        let l = AzureLocation::parse("azure", rest).unwrap();
+        assert_eq!(l.endpoint, "https://name.blob.core.windows.net");
+        assert_eq!(
+            (l.container.as_str(), l.dir.as_str()),
+            ("xodev", "new folder/bob")
+        );
+        assert_eq!((l.account.as_str(), l.account_in_path), ("name", false));
+        assert_eq!(l.credentials.unwrap().expose(), "/key==");
+        let l = AzureLocation::parse("azurite+http", "dev:k@127.0.0.1:10000/c").unwrap();
+        assert_eq!(l.endpoint, "http://127.0.0.1:10000");
+        assert!(l.account_in_path);
+        assert!(AzureLocation::parse("azure", "container/dir").is_err());
+    }
+
+    #[test]
     fn malformed_urls_are_refused_without_quoting_their_secrets() {
         for bad in [
             "AKIA:sec/ret@host/bucket",
@@ -277,14 +326,5 @@ mod tests {
     fn debug_shows_no_secret() {
         let l = s3("AKIA:sesame@h.example/b?encryptionKey=%22opensesame%22");
         assert!(!format!("{l:?}").contains("sesame"));
-    }
-
-    #[test]
-    fn broken_escapes_are_not_guessed_at() {
-        assert_eq!(percent_decode("a%2Bb+c", true).unwrap(), "a+b c");
-        assert_eq!(percent_decode("a+b", false).unwrap(), "a+b");
-        for bad in ["%", "%4", "%zz", "%+1", "%ff"] {
-            assert_eq!(percent_decode(bad, false), None, "{bad}");
-        }
     }
 }

@@ -3,9 +3,13 @@
 //! A store knows no format. Paths are [`StorePath`]s, relative to the repository's root and unable
 //! to leave it. On file systems objects are files; on object stores directories are key prefixes.
 
+#[cfg(feature = "s3")]
+pub mod azure;
 mod decrypt;
 mod local;
 mod path;
+#[cfg(feature = "s3")]
+mod remote;
 #[cfg(feature = "s3")]
 pub mod s3;
 mod stats;

@@ -12,19 +12,20 @@ use aws_sdk_s3::config::{
     ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
 
-use super::http::Http;
-use super::limit::Limiter;
-use super::{S3Config, S3Credentials, tls};
+use super::{S3Config, S3Credentials};
 use crate::error::Result;
+use crate::store::Request;
+use crate::store::remote::fault::{Fault, Next};
+use crate::store::remote::http::Http;
+use crate::store::remote::limit::Lane;
+use crate::store::remote::retry::{Attempt, Patience, Transport};
 
 /// Everything that requests of one store share.
 pub(super) struct Client {
     pub(super) config: S3Config,
-    pub(super) http: Http,
-    pub(super) limiter: Limiter,
+    pub(super) transport: Transport,
     builder: Builder,
     connection: Mutex<Arc<Connection>>,
-    reached: AtomicBool,
     bucket_seen: AtomicBool,
 }
 
@@ -41,17 +42,25 @@ impl Client {
     /// Sets the client up. No request is sent, except to find credentials and region where the
     /// usual AWS sources are to be asked (files, environment, instance metadata).
     pub(super) async fn new(config: S3Config) -> Result<Self> {
-        let tls = tls::client_config(config.ca_file.as_deref(), config.allow_unauthorized)?;
-        let http = Http::new(tls, config.idle_timeout);
-        let (builder, region) = builder(&config, &http).await;
+        let patience = Patience {
+            idle_timeout: config.idle_timeout,
+            retry_budget: config.retry_budget,
+            first_delay: config.first_delay,
+        };
+        let transport = Transport::new(
+            config.ca_file.as_deref(),
+            config.allow_unauthorized,
+            patience,
+            config.max_parallelism,
+            config.stats.clone(),
+        )?;
+        let (builder, region) = builder(&config, &transport.http).await;
         let connection = connect(&builder, region, config.endpoint.clone());
         Ok(Client {
-            limiter: Limiter::new(config.max_parallelism, config.stats.clone()),
             config,
-            http,
+            transport,
             builder,
             connection: Mutex::new(Arc::new(connection)),
-            reached: AtomicBool::new(false),
             bucket_seen: AtomicBool::new(false),
         })
     }
@@ -61,9 +70,34 @@ impl Client {
         connection.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Sends a request over the connection of the bucket's region, see [`Transport::run`].
+    pub(super) async fn run<T, F, Fut>(&self, kind: Request, lane: Lane, attempt: F) -> Result<T>
+    where
+        F: Fn(Arc<Connection>) -> Fut,
+        Fut: Future<Output = Attempt<T>>,
+    {
+        let used = Mutex::new(self.connection());
+        let attempt = || {
+            let connection = self.connection();
+            *used.lock().unwrap_or_else(PoisonError::into_inner) = connection.clone();
+            attempt(connection)
+        };
+        let cure = |fault: &Fault| match &fault.next {
+            Next::Region(region) => {
+                let used = used.lock().unwrap_or_else(PoisonError::into_inner);
+                self.move_to(&used, region)
+            }
+            _ => {
+                tracing::warn!("{}; using the server's", fault.error.message());
+                true
+            }
+        };
+        self.transport.run(kind, lane, attempt, cure).await
+    }
+
     /// Follows a server that names another region, and tells. False when `used` was already
     /// there: then the answer makes no sense.
-    pub(super) fn move_to(&self, used: &Connection, region: &str) -> bool {
+    fn move_to(&self, used: &Connection, region: &str) -> bool {
         if used.region == region {
             return false;
         }
@@ -85,15 +119,6 @@ impl Client {
             *connection = Arc::new(connect(&self.builder, region.to_owned(), endpoint));
         }
         true
-    }
-
-    /// Whether a server was ever there.
-    pub(super) fn was_reached(&self) -> bool {
-        self.reached.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_reached(&self) {
-        self.reached.store(true, Ordering::Relaxed);
     }
 
     /// Whether an answer has shown that the bucket exists. Until then, a bare "404" can mean that

@@ -4,16 +4,14 @@
 //! it: providers send codes that the SDK does not know, empty bodies, and bodies that are no XML.
 
 use std::error::Error as StdError;
-use std::io;
-use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::date_time::{DateTime, Format};
 
-use super::http::{Silence, TooLong};
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
+use crate::store::remote::fault::*;
+use crate::store::remote::http::{Silence, TooLong};
 
 /// Which of the three requests failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,69 +31,7 @@ impl Operation {
     }
 }
 
-/// What to do about a fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Nothing that is done again could help.
-    GiveUp,
-    /// Try again until the time budget is used up.
-    Retry,
-    /// Try again, but not for ever: it may also be for good.
-    RetryTimes(u32),
-    /// The server was not reached. Worth waiting for if it ever was.
-    Reconnect,
-    /// The bucket is in another region.
-    Region(String),
-    /// Our clock is wrong. The SDK has taken over the server's and signs with that from now on.
-    Clock,
-}
-
-/// A failed attempt.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub error: Error,
-    pub next: Next,
-    /// The storage could not keep up: send less at once.
-    pub overload: bool,
-    /// The storage said so itself.
-    pub throttled: bool,
-    /// How long it asked us to wait.
-    pub after: Option<Duration>,
-    /// A HEAD was refused, which has no body: only a GET can tell why.
-    pub unexplained: bool,
-    /// The answer bears the mark of an S3 server.
-    pub from_s3: bool,
-}
-
 impl Fault {
-    pub(super) fn new(next: Next, kind: ErrorKind, message: impl Into<String>) -> Self {
-        Fault {
-            error: Error::new(kind, message),
-            next,
-            overload: false,
-            throttled: false,
-            after: None,
-            unexplained: false,
-            from_s3: false,
-        }
-    }
-
-    /// An answer that breaks the protocol. The next one may be sound, or the server may never be.
-    pub(super) fn protocol(message: impl Into<String>) -> Self {
-        Self::new(Next::RetryTimes(4), ErrorKind::Io, message)
-    }
-
-    fn overloaded(mut self) -> Self {
-        self.overload = true;
-        self
-    }
-
-    /// A connection that failed or went silent within the answer's body.
-    pub(super) fn broken_body(cause: &(dyn StdError + 'static)) -> Self {
-        let what = format!("the answer broke off: {}", root_message(cause));
-        Self::new(Next::Retry, ErrorKind::Transient, what).overloaded()
-    }
-
     /// Makes sense of what the SDK returned for one attempt.
     pub(super) fn of<E>(operation: Operation, error: SdkError<E, HttpResponse>) -> Self
     where
@@ -166,27 +102,6 @@ impl<'a> Answer<'a> {
             (false, false) => format!("HTTP {} {}: {}", self.status, self.code, self.message),
         }
     }
-}
-
-/// The text of the first such element, made fit to be printed. Bodies of errors are tiny and
-/// flat; no parser is needed to find a word in them.
-fn element(body: &str, name: &str) -> String {
-    let open = format!("<{name}>");
-    let close = format!("</{name}>");
-    let text = body
-        .split_once(&open)
-        .and_then(|(_, rest)| rest.split_once(&close))
-        .map_or("", |(text, _)| text);
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect::<String>()
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'")
-        .replace("&#39;", "'")
-        .replace("&amp;", "&")
 }
 
 fn of_answer(operation: Operation, answer: &Answer<'_>) -> Fault {
@@ -349,18 +264,6 @@ fn denied_message(operation: Operation, code: &str, words: &str) -> String {
     format!("access denied: the credentials need {permission}{hint} ({words})")
 }
 
-fn throttle(words: &str) -> Fault {
-    let what = format!("the server asks to slow down ({words})");
-    let mut fault = Fault::new(Next::Retry, ErrorKind::Transient, what).overloaded();
-    fault.throttled = true;
-    fault
-}
-
-fn transient(words: &str) -> Fault {
-    let what = format!("the server failed ({words})");
-    Fault::new(Next::Retry, ErrorKind::Transient, what).overloaded()
-}
-
 fn elsewhere(answer: &Answer<'_>) -> Fault {
     let words = answer.words();
     if let Some(region) = answer.region() {
@@ -393,17 +296,6 @@ fn skewed(answer: &Answer<'_>) -> Fault {
     )
 }
 
-/// `Retry-After`: seconds or a date.
-fn parse_retry_after(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::from_str(text, Format::HttpDate).ok()?;
-    let date = SystemTime::try_from(date).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
 /// No answer at all: the connection, TLS, or the credentials before it.
 fn of_connection<E>(error: &SdkError<E, HttpResponse>) -> Fault
 where
@@ -421,17 +313,6 @@ where
             ),
         );
     }
-    if let Some(tls) = find::<rustls::Error>(error) {
-        return of_tls(tls);
-    }
-    if find::<Silence>(error).is_some() {
-        return Fault::new(
-            Next::Retry,
-            ErrorKind::Transient,
-            format!("the server does not answer: {words}"),
-        )
-        .overloaded();
-    }
     match error {
         SdkError::DispatchFailure(failure) if failure.is_user() => Fault::new(
             Next::GiveUp,
@@ -443,101 +324,6 @@ where
             ErrorKind::Invalid,
             format!("the request cannot be made: {words}"),
         ),
-        SdkError::DispatchFailure(_) if words.contains("tls handshake eof") => Fault::new(
-            Next::Reconnect,
-            ErrorKind::Transient,
-            "the server closed the connection within the TLS handshake: is it an s3+http:// one?",
-        ),
-        SdkError::DispatchFailure(_) if is_connect(error) => Fault::new(
-            Next::Reconnect,
-            ErrorKind::Transient,
-            format!("the server cannot be reached: {words}"),
-        ),
-        _ => Fault::new(
-            Next::Retry,
-            ErrorKind::Transient,
-            format!("the connection was lost: {words}"),
-        )
-        .overloaded(),
-    }
-}
-
-fn of_tls(error: &rustls::Error) -> Fault {
-    match error {
-        rustls::Error::InvalidCertificate(why) => Fault::new(
-            Next::GiveUp,
-            ErrorKind::Denied,
-            format!(
-                "the server's TLS certificate is not trusted ({why}): give its authority with \
-                 --ca-file, or accept any certificate with --allow-unauthorized"
-            ),
-        ),
-        rustls::Error::InvalidMessage(_) => Fault::new(
-            Next::RetryTimes(2),
-            ErrorKind::Invalid,
-            "the server does not speak TLS on this port: is it an s3+http:// one?",
-        ),
-        other => Fault::new(
-            Next::RetryTimes(4),
-            ErrorKind::Io,
-            format!("TLS with the server failed: {other}"),
-        ),
-    }
-}
-
-fn is_connect(error: &(dyn StdError + 'static)) -> bool {
-    find::<hyper_util::client::legacy::Error>(error).is_some_and(|e| e.is_connect())
-}
-
-/// The first error of a type in a chain. `io::Error` hides what it wraps from `source()`.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut at = Some(error);
-    while let Some(error) = at {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        at = match error.downcast_ref::<io::Error>().and_then(|e| e.get_ref()) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
-/// The innermost message: the SDK's outer ones say "dispatch failure" and the like.
-fn root_message(error: &(dyn StdError + 'static)) -> String {
-    let mut at = error;
-    loop {
-        let inner = match at.downcast_ref::<io::Error>().and_then(|e| e.get_ref()) {
-            Some(inner) => Some(inner as &(dyn StdError + 'static)),
-            None => at.source(),
-        };
-        match inner {
-            Some(inner) => at = inner,
-            None => return at.to_string().chars().filter(|c| !c.is_control()).collect(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        assert_eq!(parse_retry_after(" 7 "), Some(Duration::from_secs(7)));
-        assert_eq!(
-            parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"),
-            Some(Duration::ZERO)
-        );
-        assert_eq!(parse_retry_after("soon"), None);
-    }
-
-    #[test]
-    fn elements_are_found_and_made_printable() {
-        let body = "<Error><Code>A&amp;B</Code><Message>x\u{1b}[31my</Message></Error>";
-        assert_eq!(element(body, "Code"), "A&B");
-        assert_eq!(element(body, "Message"), "x[31my");
-        assert_eq!(element(body, "Region"), "");
+        _ => Fault::of_transport(error),
     }
 }

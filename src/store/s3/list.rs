@@ -1,6 +1,6 @@
 //! Directories: all pages of a listing, or an error. Never a part of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,31 +10,18 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::types::EncodingType;
 
 use super::client::{Client, Connection};
-use super::fault::{Fault, Operation};
-use super::get::meta;
-use super::limit::Lane;
-use super::retry::Attempt;
-use crate::config::url::percent_decode;
+use super::fault::Operation;
+use crate::codec::percent::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Entry, EntryKind, Meta, Request};
+use crate::store::remote::fault::Fault;
+use crate::store::remote::limit::Lane;
+use crate::store::remote::names::{Listed, Names};
+use crate::store::remote::object::meta;
+use crate::store::remote::retry::Attempt;
+use crate::store::{Entry, Request};
 
 /// More pages than a directory of any repository has: ten million names.
 const MAX_PAGES: usize = 10_000;
-
-/// What a listing has brought so far.
-#[derive(Default)]
-struct Names {
-    files: BTreeMap<String, (u64, Option<Meta>)>,
-    dirs: HashSet<String>,
-    /// A key that is the prefix itself: some tools mark directories so.
-    marked: bool,
-}
-
-/// What one element of a page stands for.
-enum Listed {
-    Object { size: u64, meta: Option<Meta> },
-    Prefix,
-}
 
 impl Client {
     /// The names below a prefix (which ends with a slash unless it is empty).
@@ -53,7 +40,7 @@ impl Client {
                     self.try_page(&connection, prefix, at).await
                 })
                 .await?;
-            names.add_page(prefix, &page)?;
+            add_page(&mut names, prefix, &page)?;
             token = match (page.is_truncated(), page.next_continuation_token()) {
                 (Some(false), _) | (None, None) => break,
                 (_, Some(next)) => Some(next.to_owned()),
@@ -66,14 +53,7 @@ impl Client {
                 ));
             }
         }
-        if names.files.is_empty() && names.dirs.is_empty() && !names.marked {
-            let message = match prefix {
-                "" => "the bucket is empty",
-                _ => "is not there",
-            };
-            return Err(Error::new(ErrorKind::NotFound, message));
-        }
-        Ok(names.into_entries())
+        names.into_entries(prefix)
     }
 
     async fn try_page(
@@ -111,81 +91,27 @@ fn no_token() -> Fault {
     Fault::protocol("the server says that there is more to list, but not where to go on")
 }
 
-impl Names {
-    fn add_page(&mut self, prefix: &str, page: &ListObjectsV2Output) -> Result<()> {
-        let encoded = page.encoding_type() == Some(&EncodingType::Url);
-        for object in page.contents() {
-            let key = decode(object.key(), encoded)?;
-            let size = object.size().and_then(|n| u64::try_from(n).ok());
-            let size = size.ok_or_else(|| {
-                Error::new(ErrorKind::Io, "the server lists an object without its size")
-                    .with_object(&key)
-            })?;
-            // Without its ETag, the state could not be compared with what HEAD and GET tell.
-            let meta = object
-                .e_tag()
-                .map(|etag| meta(size, Some(etag), object.last_modified()));
-            let listed = Listed::Object { size, meta };
-            self.add(prefix, &key, listed)?;
-        }
-        for below in page.common_prefixes() {
-            let key = decode(below.prefix(), encoded)?;
-            self.add(prefix, &key, Listed::Prefix)?;
-        }
-        Ok(())
+fn add_page(names: &mut Names, prefix: &str, page: &ListObjectsV2Output) -> Result<()> {
+    let encoded = page.encoding_type() == Some(&EncodingType::Url);
+    for object in page.contents() {
+        let key = decode(object.key(), encoded)?;
+        let size = object.size().and_then(|n| u64::try_from(n).ok());
+        let size = size.ok_or_else(|| {
+            Error::new(ErrorKind::Io, "the server lists an object without its size")
+                .with_object(&key)
+        })?;
+        // Without its ETag, the state could not be compared with what HEAD and GET tell.
+        let meta = object
+            .e_tag()
+            .map(|etag| meta(size, Some(etag), object.last_modified()));
+        let listed = Listed::Object { size, meta };
+        names.add(prefix, &key, listed)?;
     }
-
-    fn add(&mut self, prefix: &str, key: &str, listed: Listed) -> Result<()> {
-        let Some(rest) = key.strip_prefix(prefix) else {
-            return Err(Error::new(
-                ErrorKind::Io,
-                format!("the server lists {key:?}, which was not asked for"),
-            ));
-        };
-        if rest.is_empty() {
-            self.marked = true;
-            return Ok(());
-        }
-        // A server that ignores the delimiter lists whole trees: the first component counts.
-        let (name, is_dir) = match rest.split_once('/') {
-            Some((name, _)) => (name, true),
-            None => (rest, false),
-        };
-        // Keys that no path can name ("a//b", "a/../b") are not XO's.
-        if matches!(name, "" | "." | "..") || name.contains('\0') {
-            return Ok(());
-        }
-        match listed {
-            Listed::Object { size, meta } if !is_dir => {
-                self.files.insert(name.to_owned(), (size, meta));
-            }
-            _ => {
-                self.dirs.insert(name.to_owned());
-            }
-        }
-        Ok(())
+    for below in page.common_prefixes() {
+        let key = decode(below.prefix(), encoded)?;
+        names.add(prefix, &key, Listed::Prefix)?;
     }
-
-    fn into_entries(self) -> Vec<Entry> {
-        let Names { files, dirs, .. } = self;
-        // Some tools leave an empty object under a directory's name.
-        let shadowed = |name: &String, size: u64| size == 0 && dirs.contains(name);
-        let files = files
-            .into_iter()
-            .filter(|(name, (size, _))| !shadowed(name, *size))
-            .map(|(name, (_, meta))| Entry {
-                name,
-                kind: EntryKind::File,
-                meta,
-            })
-            .collect::<Vec<_>>();
-        let dirs = dirs.into_iter().map(|name| Entry {
-            name,
-            kind: EntryKind::Dir,
-            meta: None,
-        });
-        files.into_iter().chain(dirs).collect()
-    }
+    Ok(())
 }
 
 /// The key as it is. We do not ask for URL encoding, but take it from servers that use it.

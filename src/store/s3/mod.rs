@@ -1,18 +1,14 @@
 //! Repositories on S3-compatible object storage, of every provider that XO can write to.
 //!
 //! Only three requests are ever sent: GetObject, HeadObject and ListObjectsV2. The AWS SDK makes
-//! and signs single attempts; whether and when to try again is decided here (`fault`, `retry`),
-//! as is how many requests are in flight (`limit`). The calls block: a small runtime of its own
+//! and signs single attempts; whether and when to try again is decided here (`fault`,
+//! `remote::retry`), as is how many requests are in flight (`remote::limit`). The calls block: a small runtime of its own
 //! does the waiting, so that nothing above knows of `async`.
 
 mod client;
 mod fault;
 mod get;
-mod http;
-mod limit;
 mod list;
-mod retry;
-mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,16 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Runtime;
 
 use self::client::Client;
+use super::remote::store::{Objects, Remote};
 use super::{Entry, Meta, Store, StorePath, StoreStats, StoreTraits, StoredFile};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::check_range;
 use crate::secret::Secret;
-
-/// Longer reads are made of pieces, so that a lost connection does not cost all of one.
-const MAX_RANGE: u64 = 8 << 20;
 
 /// Where the keys come from.
 #[derive(Debug, Clone)]
@@ -82,43 +74,31 @@ pub struct S3Config {
 }
 
 /// A directory in a bucket as a store.
-pub struct S3Store(Arc<Shared>);
+pub struct S3Store(Remote<Client>);
 
-struct Shared {
-    client: Client,
-    // Only `None` while it is dropped.
-    runtime: Option<Runtime>,
-}
-
-impl Shared {
-    fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T> {
-        let runtime = self.runtime.as_ref();
-        let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Io, "the store is closed"))?;
-        Ok(runtime.block_on(future))
+impl Objects for Client {
+    async fn head_object(&self, key: &str) -> Result<Meta> {
+        Client::head_object(self, key).await
     }
 
-    fn key(&self, path: &StorePath) -> String {
-        match self.client.config.dir.as_str() {
-            "" => path.as_str().to_owned(),
-            dir => format!("{dir}/{}", path.as_str()),
-        }
+    async fn get_object(&self, key: &str, max_len: u64) -> Result<(Bytes, Meta)> {
+        Client::get_object(self, key, max_len).await
     }
 
-    fn head(&self, path: &StorePath) -> Result<Meta> {
-        if path.as_str().is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, "is not a file").with_object(path));
-        }
-        self.wait(self.client.head_object(&self.key(path)))?
-            .map_err(|e| e.with_object(path))
+    async fn get_range(&self, key: &str, start: u64, len: u64, opened: Meta) -> Result<Bytes> {
+        Client::get_range(self, key, start, len, opened).await
     }
-}
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // Do not wait for a name lookup that hangs.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    async fn list_prefix(&self, prefix: &str) -> Result<Vec<Entry>> {
+        Client::list_prefix(self, prefix).await
+    }
+
+    fn dir(&self) -> &str {
+        &self.config.dir
+    }
+
+    fn parallelism(&self) -> usize {
+        self.transport.limiter.current()
     }
 }
 
@@ -138,17 +118,7 @@ impl S3Store {
                 ));
             }
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("brfs-s3")
-            .enable_all()
-            .build()
-            .map_err(|e| Error::from_io(e, "cannot start the threads of the S3 client"))?;
-        let client = runtime.block_on(Client::new(config))?;
-        Ok(S3Store(Arc::new(Shared {
-            client,
-            runtime: Some(runtime),
-        })))
+        Remote::start("brfs-s3", Client::new(config)).map(S3Store)
     }
 }
 
@@ -160,13 +130,7 @@ impl fmt::Debug for S3Store {
 
 impl Store for S3Store {
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
-        let mut prefix = self.0.key(dir);
-        if !prefix.is_empty() && !prefix.ends_with('/') {
-            prefix.push('/');
-        }
-        self.0
-            .wait(self.0.client.list_prefix(&prefix))?
-            .map_err(|e| e.with_object(dir))
+        self.0.list(dir)
     }
 
     fn head(&self, path: &StorePath) -> Result<Meta> {
@@ -174,78 +138,23 @@ impl Store for S3Store {
     }
 
     fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        if path.as_str().is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, "is not a file").with_object(path));
-        }
-        self.0
-            .wait(self.0.client.get_object(&self.0.key(path), max_len))?
-            .map_err(|e| e.with_object(path))
+        self.0.read(path, max_len)
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        Ok(Arc::new(S3File {
-            meta: self.0.head(path)?,
-            shared: self.0.clone(),
-            path: path.clone(),
-        }))
+        self.0.open(path)
     }
 
     fn traits(&self) -> StoreTraits {
-        StoreTraits {
-            cheap_ranges: false,
-            remote: true,
-            // Shrinks while the storage asks for less, and read-ahead with it.
-            parallelism: self.0.client.limiter.current(),
-        }
+        self.0.traits()
     }
 
     fn describe(&self) -> String {
-        let config = &self.0.client.config;
+        let config = &self.0.objects().config;
         let endpoint = config.endpoint.as_deref().unwrap_or("");
         let host = endpoint.split_once("://").map_or("", |(_, host)| host);
         let parts = [host, config.bucket.as_str(), config.dir.as_str()];
         let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
         format!("s3://{}", parts.join("/"))
-    }
-}
-
-/// An object at the version it had when it was opened.
-struct S3File {
-    shared: Arc<Shared>,
-    path: StorePath,
-    meta: Meta,
-}
-
-impl StoredFile for S3File {
-    fn opened_meta(&self) -> Meta {
-        self.meta
-    }
-
-    fn head(&self) -> Result<Meta> {
-        self.shared.head(&self.path)
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(offset, buf.len() as u64, self.meta.len_bytes).map_err(|_| {
-            Error::corrupt(format!(
-                "object ends within the {} bytes expected here",
-                buf.len()
-            ))
-            .with_object(&self.path)
-            .at(offset)
-        })?;
-        let key = self.shared.key(&self.path);
-        let mut at = offset;
-        for piece in buf.chunks_mut(MAX_RANGE as usize) {
-            let len = piece.len() as u64;
-            let ranged = self.shared.client.get_range(&key, at, len, self.meta);
-            let data = self
-                .shared
-                .wait(ranged)?
-                .map_err(|e| e.with_object(&self.path).at(at))?;
-            piece.copy_from_slice(&data);
-            at += len;
-        }
-        Ok(())
     }
 }

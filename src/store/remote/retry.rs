@@ -4,15 +4,17 @@
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Connection};
 use super::fault::{Fault, Next};
-use super::http::IDLE_TIMEOUT;
-use super::limit::Lane;
+use super::http::{Http, IDLE_TIMEOUT};
+use super::limit::{Lane, Limiter};
+use super::tls;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Request;
+use crate::store::{Request, StoreStats};
 
 const MAX_DELAY: Duration = Duration::from_secs(20);
 /// A server that was never reached is given this long: a typing error in its name should not take
@@ -25,13 +27,61 @@ const MAX_PATIENCE: u32 = 4;
 const MAX_CURES: u32 = 2;
 
 /// What an attempt brought, with the number of content bytes for the statistics.
-pub(super) type Attempt<T> = Result<(T, u64), Fault>;
+pub(crate) type Attempt<T> = Result<(T, u64), Fault>;
 
-impl Client {
-    /// Sends a request until it succeeds, fails for good, or the budget is used up.
-    pub(super) async fn run<T, F, Fut>(&self, kind: Request, lane: Lane, attempt: F) -> Result<T>
+/// How patient to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    /// How long a connection may stay silent.
+    pub(crate) idle_timeout: Duration,
+    /// How long one request is tried again.
+    pub(crate) retry_budget: Duration,
+    /// The wait before the first of these attempts.
+    pub(crate) first_delay: Duration,
+}
+
+/// What all requests of one store go through.
+pub(crate) struct Transport {
+    pub(crate) http: Http,
+    pub(crate) limiter: Limiter,
+    pub(crate) stats: Arc<StoreStats>,
+    patience: Patience,
+    reached: AtomicBool,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        ca_file: Option<&Path>,
+        allow_unauthorized: bool,
+        patience: Patience,
+        max_parallelism: usize,
+        stats: Arc<StoreStats>,
+    ) -> Result<Self> {
+        let tls = tls::client_config(ca_file, allow_unauthorized)?;
+        Ok(Transport {
+            http: Http::new(tls, patience.idle_timeout),
+            limiter: Limiter::new(max_parallelism, stats.clone()),
+            stats,
+            patience,
+            reached: AtomicBool::new(false),
+        })
+    }
+
+    fn set_reached(&self) {
+        self.reached.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a request until it succeeds, fails for good, or the budget is used up. `cure` sets
+    /// right what a fault says is wrong with the requests; false when that cannot be.
+    pub(crate) async fn run<T, F, Fut>(
+        &self,
+        kind: Request,
+        lane: Lane,
+        attempt: F,
+        cure: impl Fn(&Fault) -> bool,
+    ) -> Result<T>
     where
-        F: Fn(Arc<Connection>) -> Fut,
+        F: Fn() -> Fut,
         Fut: Future<Output = Attempt<T>>,
     {
         let first = Instant::now();
@@ -42,12 +92,11 @@ impl Client {
         loop {
             let permit = self.limiter.acquire(lane).await;
             let started = Instant::now();
-            let connection = self.connection();
-            let idle = self.config.idle_timeout * patience;
-            let result = IDLE_TIMEOUT.scope(idle, attempt(connection.clone())).await;
+            let idle = self.patience.idle_timeout * patience;
+            let result = IDLE_TIMEOUT.scope(idle, attempt()).await;
             drop(permit);
             let bytes = result.as_ref().map_or(0, |(_, bytes)| *bytes);
-            let stats = &self.config.stats;
+            let stats = &self.stats;
             stats.record(kind, bytes, started.elapsed(), result.is_ok());
             tries += 1;
             let fault = match result {
@@ -71,20 +120,11 @@ impl Client {
             }
             let budget = match &fault.next {
                 Next::GiveUp => return Err(fault.error),
-                Next::Region(region) => {
+                Next::Region(_) | Next::Clock => {
                     cures += 1;
-                    if cures > MAX_CURES || !self.move_to(&connection, region) {
+                    if cures > MAX_CURES || !cure(&fault) {
                         return Err(fault.error);
                     }
-                    stats.record_retry(false);
-                    continue;
-                }
-                Next::Clock => {
-                    cures += 1;
-                    if cures > MAX_CURES {
-                        return Err(fault.error);
-                    }
-                    tracing::warn!("{}; using the server's", fault.error.message());
                     stats.record_retry(false);
                     continue;
                 }
@@ -93,15 +133,15 @@ impl Client {
                     if bounded > *times {
                         return Err(fault.error);
                     }
-                    self.config.retry_budget
+                    self.patience.retry_budget
                 }
-                Next::Reconnect if !self.was_reached() => {
-                    FIRST_CONTACT.min(self.config.retry_budget)
+                Next::Reconnect if !self.reached.load(Ordering::Relaxed) => {
+                    FIRST_CONTACT.min(self.patience.retry_budget)
                 }
-                Next::Reconnect | Next::Retry => self.config.retry_budget,
+                Next::Reconnect | Next::Retry => self.patience.retry_budget,
             };
             let delay =
-                backoff(self.config.first_delay, tries).max(fault.after.unwrap_or_default());
+                backoff(self.patience.first_delay, tries).max(fault.after.unwrap_or_default());
             if first.elapsed() + delay > budget {
                 return Err(exhausted(&fault.error, tries, first.elapsed()));
             }

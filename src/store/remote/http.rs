@@ -44,14 +44,14 @@ const USER_AGENT: &str = concat!("brfs/", env!("CARGO_PKG_VERSION"));
 
 tokio::task_local! {
     /// The silence that the request of this task puts up with; the client's default otherwise.
-    pub(super) static IDLE_TIMEOUT: Duration;
+    pub(crate) static IDLE_TIMEOUT: Duration;
 }
 
 type Pool = Client<HttpsConnector<TcpConnector>, SdkBody>;
 
 /// Hands requests of the SDK to hyper. Clones share the pool.
 #[derive(Clone)]
-pub(super) struct Http(Arc<Inner>);
+pub(crate) struct Http(Arc<Inner>);
 
 struct Inner {
     tls: rustls::ClientConfig,
@@ -60,7 +60,7 @@ struct Inner {
 }
 
 impl Http {
-    pub(super) fn new(tls: rustls::ClientConfig, idle: Duration) -> Self {
+    pub(crate) fn new(tls: rustls::ClientConfig, idle: Duration) -> Self {
         let pool = Mutex::new((new_pool(&tls), None));
         Http(Arc::new(Inner { tls, idle, pool }))
     }
@@ -68,7 +68,7 @@ impl Http {
     /// Leaves all idle connections and resolves the server's name anew: after a fault the next
     /// attempt should not meet the same machine over the same connection. Requests under way are
     /// not disturbed.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         let mut pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.1.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
             *pool = (new_pool(&self.0.tls), Some(Instant::now()));
@@ -116,40 +116,49 @@ impl HttpClient for Http {
 
 impl HttpConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let pool = self.pool();
-        let idle = IDLE_TIMEOUT.try_with(|idle| *idle).unwrap_or(self.0.idle);
+        let http = self.clone();
         HttpConnectorFuture::new(async move {
-            let mut request = request
+            let request = request
                 .try_into_http1x()
                 .map_err(|e| ConnectorError::user(e.into()))?;
-            let headers = request.headers_mut();
-            for name in NEVER_SENT {
-                headers.remove(name);
-            }
-            if let Ok(agent) = USER_AGENT.parse() {
-                headers.insert("user-agent", agent);
-            }
             let is_list = request
                 .uri()
                 .query()
                 .is_some_and(|q| q.contains("list-type="));
-            let response = timeout(idle, pool.request(request))
-                .await
-                .map_err(|_| ConnectorError::timeout(Silence(idle).into()))?
-                .map_err(|e| ConnectorError::io(e.into()))?;
-            // These are taken into memory as a whole, however long the server makes them.
-            let limited = is_list || !response.status().is_success();
-            let limit = if limited { MAX_MESSAGE } else { u64::MAX };
-            let response =
-                response.map(|body| SdkBody::from_body_1_x(GuardedBody::new(body, idle, limit)));
+            let response = http.send(request, is_list).await?;
             HttpResponse::try_from(response).map_err(|e| ConnectorError::other(e.into(), None))
         })
     }
 }
 
+impl Http {
+    /// Sends one request. Where the answer will be taken into memory as a whole (`limited`; errors
+    /// always are), its length is limited.
+    pub(crate) async fn send(
+        &self,
+        mut request: http::Request<SdkBody>,
+        limited: bool,
+    ) -> Result<http::Response<SdkBody>, ConnectorError> {
+        let idle = IDLE_TIMEOUT.try_with(|idle| *idle).unwrap_or(self.0.idle);
+        let headers = request.headers_mut();
+        for name in NEVER_SENT {
+            headers.remove(name);
+        }
+        let agent = http::HeaderValue::from_static(USER_AGENT);
+        headers.insert("user-agent", agent);
+        let response = timeout(idle, self.pool().request(request))
+            .await
+            .map_err(|_| ConnectorError::timeout(Silence(idle).into()))?
+            .map_err(|e| ConnectorError::io(e.into()))?;
+        let limited = limited || !response.status().is_success();
+        let limit = if limited { MAX_MESSAGE } else { u64::MAX };
+        Ok(response.map(|body| SdkBody::from_body_1_x(GuardedBody::new(body, idle, limit))))
+    }
+}
+
 /// The other side said nothing for this long.
 #[derive(Debug)]
-pub(super) struct Silence(pub(super) Duration);
+pub(crate) struct Silence(pub(crate) Duration);
 
 impl fmt::Display for Silence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,7 +170,7 @@ impl StdError for Silence {}
 
 /// The other side would not end.
 #[derive(Debug)]
-pub(super) struct TooLong;
+pub(crate) struct TooLong;
 
 impl fmt::Display for TooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,7 +13,7 @@ use crate::store::StoreStats;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(crate) enum Lane {
     /// Content of objects.
     Data,
     /// Listings and heads.
@@ -24,7 +24,7 @@ pub(super) enum Lane {
 const MIN_NAMES: usize = 4;
 
 /// Shared by all requests of one store.
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     max: usize,
     state: Mutex<State>,
     data: Notify,
@@ -57,13 +57,13 @@ impl State {
 }
 
 /// The right to have one request in flight; given back when dropped.
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     limiter: &'a Limiter,
     lane: Lane,
 }
 
 impl Limiter {
-    pub(super) fn new(max: usize, stats: Arc<StoreStats>) -> Self {
+    pub(crate) fn new(max: usize, stats: Arc<StoreStats>) -> Self {
         let max = max.max(1);
         stats.set_parallelism(max);
         Limiter {
@@ -81,7 +81,7 @@ impl Limiter {
     }
 
     /// Waits until one more request may go out.
-    pub(super) async fn acquire(&self, lane: Lane) -> Permit<'_> {
+    pub(crate) async fn acquire(&self, lane: Lane) -> Permit<'_> {
         loop {
             let changed = self.notify(lane).notified();
             {
@@ -103,7 +103,7 @@ impl Limiter {
     }
 
     /// A request went well.
-    pub(super) fn success(&self) {
+    pub(crate) fn success(&self) {
         let mut state = self.state();
         let grown = state.limit + 1.0 / state.limit;
         state.limit = grown.min(self.max as f64);
@@ -112,7 +112,7 @@ impl Limiter {
 
     /// A request that was sent at `started` met a storage that could not keep up. Of all requests
     /// that were in flight together, the first one halves the limit.
-    pub(super) fn overload(&self, started: Instant) {
+    pub(crate) fn overload(&self, started: Instant) {
         let mut state = self.state();
         if state.last_decrease.is_some_and(|last| started <= last) {
             return;
@@ -123,7 +123,7 @@ impl Limiter {
     }
 
     /// The limit as it is now.
-    pub(super) fn current(&self) -> usize {
+    pub(crate) fn current(&self) -> usize {
         self.state().limit as usize
     }
 

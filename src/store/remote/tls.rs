@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// `Invalid` when the CA file cannot be read or holds no certificate.
-pub(super) fn client_config(
+pub(crate) fn client_config(
     ca_file: Option<&Path>,
     allow_unauthorized: bool,
 ) -> Result<ClientConfig> {
