@@ -12,3 +12,4 @@ pub mod image;
 pub mod io;
 pub mod store;
 pub mod tree;
+pub mod volume;
