@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod error;
+pub mod guestfs;
 pub mod image;
 pub mod io;
 pub mod store;
