@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_btrfs::Filesystem;
 use fs_btrfs::inode::{FIRST_FREE_OBJECTID, FileType, Inode};
+use fs_btrfs::subvol::FS_TREE_OBJECTID;
 use fs_btrfs::superblock::Superblock;
 
 use super::device::Device;
@@ -23,6 +24,8 @@ use crate::tree::NodeKind;
 
 /// An inode number carries its subvolume's place in the table above this bit.
 const TREE_SHIFT: u32 = 44;
+/// Stands for a directory that has no inode of its own (the kernel's number, too).
+const EMPTY_DIR: u64 = fs_btrfs::subvol::EMPTY_SUBVOL_DIR_OBJECTID;
 /// Superblock copies lie here; the first one is read by everybody.
 const SUPER_OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
 const SUPER_BYTES: usize = 4096;
@@ -34,11 +37,11 @@ const OPEN_TREES: usize = 64;
 /// An open btrfs.
 pub struct BtrfsFs {
     top: Arc<Filesystem>,
-    /// Tree id of each subvolume seen so far, by its place in inode numbers; 0 is the top level.
+    /// Tree id of each subvolume seen so far, by its place in inode numbers; the top level is first.
     trees: Mutex<Vec<u64>>,
     open: Mutex<HashMap<usize, Arc<Filesystem>>>,
-    /// Where each subvolume's tree starts, by its id.
-    roots: HashMap<u64, u64>,
+    /// Where each subvolume's tree starts and which one holds it, by its id.
+    roots: HashMap<u64, (u64, u64)>,
 }
 
 /// The device with the log masked out of the superblocks.
@@ -86,11 +89,11 @@ impl BtrfsFs {
             .subvolumes()
             .map_err(from_btrfs)?
             .into_iter()
-            .map(|subvolume| (subvolume.id, subvolume.bytenr))
+            .map(|subvolume| (subvolume.id, (subvolume.bytenr, subvolume.parent)))
             .collect();
         Ok(Arc::new(BtrfsFs {
             top,
-            trees: Mutex::new(vec![0]),
+            trees: Mutex::new(vec![FS_TREE_OBJECTID]),
             open: Mutex::default(),
             roots,
         }))
@@ -110,10 +113,10 @@ impl BtrfsFs {
             return Ok(fs.clone());
         }
         let id = lock(&self.trees).get(index).copied();
-        let root = id.and_then(|id| self.roots.get(&id)).ok_or_else(|| {
+        let (root, _) = *id.and_then(|id| self.roots.get(&id)).ok_or_else(|| {
             Error::corrupt("a directory entry names a subvolume that is not there")
         })?;
-        let fs = Arc::new(self.top.open_subvolume_at(*root).map_err(from_btrfs)?);
+        let fs = Arc::new(self.top.open_subvolume_at(root).map_err(from_btrfs)?);
         let mut open = lock(&self.open);
         if open.len() >= OPEN_TREES {
             open.clear();
@@ -128,6 +131,12 @@ impl BtrfsFs {
             (index, entry.ino)
         } else {
             let mut trees = lock(&self.trees);
+            // A snapshot has the entry of a subvolume that its origin holds, but not the subvolume:
+            // the kernel shows an empty directory there.
+            let here = trees.get(index).copied();
+            if self.roots.get(&entry.ino).map(|(_, parent)| *parent) != here {
+                return Ok((index as u64) << TREE_SHIFT | EMPTY_DIR);
+            }
             let index = match trees.iter().position(|&id| id == entry.ino) {
                 Some(index) => index,
                 None => {
@@ -148,6 +157,11 @@ impl BtrfsFs {
 
     fn inode(&self, inode: GuestInode) -> Result<(Arc<Filesystem>, Inode)> {
         let (_, fs, number) = self.split(inode)?;
+        if number == EMPTY_DIR {
+            let mut inode = fs.root_inode().map_err(from_btrfs)?;
+            (inode.mode, inode.size, inode.nbytes, inode.nlink) = (0o040_755, 0, 0, 1);
+            return Ok((fs, inode));
+        }
         let inode = fs.read_inode(number).map_err(from_btrfs)?;
         Ok((fs, inode))
     }
@@ -227,6 +241,9 @@ impl GuestFs for BtrfsFs {
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
         let (index, fs, number) = self.split(dir)?;
+        if number == EMPTY_DIR {
+            return Ok(None);
+        }
         match fs.lookup(number, name.as_bytes()) {
             Ok(found) if found.ino >> TREE_SHIFT == 0 => {
                 Ok(Some((index as u64) << TREE_SHIFT | found.ino))
@@ -252,6 +269,9 @@ impl GuestFs for BtrfsFs {
     fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
         let (index, fs, number) = self.split(dir)?;
         let mut entries = Vec::new();
+        if number == EMPTY_DIR {
+            return Ok(Batch::default());
+        }
         for entry in fs.read_dir(number).map_err(from_btrfs)? {
             entries.push(GuestEntry {
                 inode: self.target(index, &entry)?,
@@ -273,6 +293,9 @@ impl GuestFs for BtrfsFs {
 
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
         let (_, fs, number) = self.split(inode)?;
+        if number == EMPTY_DIR {
+            return Ok(Vec::new());
+        }
         let all = fs.list_xattrs(number).map_err(from_btrfs)?;
         Ok(all
             .into_iter()

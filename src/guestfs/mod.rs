@@ -16,6 +16,8 @@ mod ext;
 mod ext_map;
 pub mod guard;
 pub mod node;
+mod ntfs;
+mod ntfs_data;
 pub mod pool;
 mod run_file;
 mod window;
@@ -117,7 +119,10 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    matches!(content, Content::Ext | Content::Xfs | Content::Btrfs)
+    matches!(
+        content,
+        Content::Ext | Content::Xfs | Content::Btrfs | Content::Ntfs
+    )
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -130,6 +135,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Ext => ext::ExtFs::open(volume),
         Content::Xfs => xfs::XfsFs::open(volume),
         Content::Btrfs => btrfs::BtrfsFs::open(volume),
+        Content::Ntfs => ntfs::NtfsFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
