@@ -18,6 +18,7 @@ pub mod guard;
 pub mod node;
 mod ntfs;
 mod ntfs_data;
+mod ntfs_dir;
 pub mod pool;
 mod run_file;
 mod window;

@@ -1,8 +1,10 @@
 //! NTFS, on `rust-fs-ntfs`.
 //!
-//! The crate reads the boot sector, MFT records and directory indexes. It has no state of its own:
-//! every call is given the device. Done here: look-ups (through listings that are kept, since the
-//! crate would load its case table for each), the contents of streams (`ntfs_data`), reparse points.
+//! The crate reads the boot sector, MFT records and the entries of directories. It has no state of its
+//! own: every call is given the device. Done here: look-ups (through listings that are kept, since the
+//! crate would load its case table for each), the blocks of directories (`ntfs_dir`), the contents of
+//! streams (`ntfs_data`), reparse points. An inode number is a file reference: the record with the
+//! sequence number it must still have above it.
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
@@ -18,6 +20,7 @@ use fs_ntfs::read;
 
 use super::device::Device;
 use super::ntfs_data::{self, Stream};
+use super::ntfs_dir;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -43,7 +46,13 @@ const TAG_WOF: u32 = 0x8000_0017;
 const TAG_HSM: u32 = 0xC000_0004;
 const TAG_HSM2: u32 = 0x8000_0006;
 
-type Listing = Arc<HashMap<String, (u64, bool)>>;
+/// The record number in a file reference; the sequence number is above it, 0 for "any".
+const NUMBER_MASK: u64 = (1 << 48) - 1;
+const ATTRIBUTE_REPARSE: u32 = 0x400;
+/// How an index entry marks a directory.
+const ATTRIBUTE_DIRECTORY: u32 = 0x1000_0000;
+
+type Listing = Arc<HashMap<String, GuestInode>>;
 
 /// An open NTFS.
 pub struct NtfsFs {
@@ -91,21 +100,42 @@ impl NtfsFs {
         Io(&self.device)
     }
 
-    fn record(&self, number: u64) -> Result<Vec<u8>> {
+    /// The record number and the record of a file reference.
+    fn record(&self, inode: GuestInode) -> Result<(u64, Vec<u8>)> {
+        let number = inode & NUMBER_MASK;
         let (_, record) = mft_io::read_mft_record_io(&mut self.io(), number).map_err(from_ntfs)?;
         const IN_USE: u16 = 1;
-        if mft_io::record_flags(&record) & IN_USE == 0 {
+        let sequence = inode >> 48;
+        if mft_io::record_flags(&record) & IN_USE == 0
+            || (sequence != 0 && u64::from(mft_io::record_sequence(&record)) != sequence)
+        {
             return Err(Error::corrupt(
                 "a name leads to a record that is not in use",
             ));
         }
-        Ok(record)
+        Ok((number, record))
     }
 
-    fn entries(&self, dir: u64) -> Result<Vec<read::DirEntry>> {
-        let mut entries = read::read_dir_entries(&mut self.io(), dir).map_err(from_ntfs)?;
-        entries.retain(read::listed_to_hosts);
-        Ok(entries)
+    fn entries(&self, dir: GuestInode) -> Result<Vec<GuestEntry>> {
+        let (number, record) = self.record(dir)?;
+        const IS_DIRECTORY: u16 = 2;
+        if mft_io::record_flags(&record) & IS_DIRECTORY == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "not a directory"));
+        }
+        let entries = ntfs_dir::entries(&self.device, &self.boot, number, &record)?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| GuestEntry {
+                name: entry.name.into(),
+                inode: entry.file_record_number | u64::from(entry.sequence) << 48,
+                kind: match entry.file_attributes {
+                    // The record says whether it is a link.
+                    bits if bits & ATTRIBUTE_REPARSE != 0 => None,
+                    bits if bits & ATTRIBUTE_DIRECTORY != 0 => Some(NodeKind::Dir),
+                    _ => Some(NodeKind::File),
+                },
+            })
+            .collect())
     }
 
     fn listing(&self, dir: u64) -> Result<Listing> {
@@ -122,11 +152,11 @@ impl NtfsFs {
         Ok(self.keep(dir, &entries))
     }
 
-    fn keep(&self, dir: u64, entries: &[read::DirEntry]) -> Listing {
+    fn keep(&self, dir: u64, entries: &[GuestEntry]) -> Listing {
         let listing: Listing = Arc::new(
             entries
                 .iter()
-                .map(|entry| (entry.name.clone(), (entry.record_number, entry.is_dir)))
+                .filter_map(|entry| Some((entry.name.to_str()?.to_string(), entry.inode)))
                 .collect(),
         );
         let mut kept = self.kept();
@@ -168,9 +198,8 @@ impl NtfsFs {
         Ok(Some((tag, value)))
     }
 
-    fn stream(&self, number: u64, name: &str) -> Result<Option<Stream>> {
-        let record = self.record(number)?;
-        ntfs_data::locate(&self.device, &self.boot, number, &record, name)
+    fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
+        ntfs_data::locate(&self.device, &self.boot, number, record, name)
     }
 }
 
@@ -222,21 +251,21 @@ impl GuestFs for NtfsFs {
     }
 
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
-        let record = self.record(inode)?;
-        let stat = read::read_stat(&mut self.io(), inode).map_err(from_ntfs)?;
+        let (number, record) = self.record(inode)?;
+        let stat = read::read_stat(&mut self.io(), number).map_err(from_ntfs)?;
         let mut kind = match stat.is_dir {
             true => NodeKind::Dir,
             false => NodeKind::File,
         };
         let mut size_bytes = if stat.is_dir { 0 } else { stat.size };
         let mut allocated_bytes = 0;
-        if let Some((tag, value)) = self.reparse(inode)?
+        if let Some((tag, value)) = self.reparse(number)?
             && let Some(target) = link_target(tag, &value)?
         {
             kind = NodeKind::Symlink;
             size_bytes = target.len() as u64;
         } else if kind == NodeKind::File
-            && let Some(stream) = ntfs_data::locate(&self.device, &self.boot, inode, &record, "")?
+            && let Some(stream) = self.stream(number, &record, "")?
         {
             size_bytes = stream.len_bytes();
             allocated_bytes = stream.allocated_bytes();
@@ -274,28 +303,21 @@ impl GuestFs for NtfsFs {
         let Some(name) = name.to_str() else {
             return Ok(None);
         };
-        Ok(self.listing(dir)?.get(name).map(|(record, _)| *record))
+        Ok(self.listing(dir)?.get(name).copied())
     }
 
     fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
         let entries = self.entries(dir)?;
         self.keep(dir, &entries);
         Ok(Batch {
-            entries: entries
-                .into_iter()
-                .map(|entry| GuestEntry {
-                    name: entry.name.into(),
-                    inode: entry.record_number,
-                    // The index does not tell links from what they look like: ask the record.
-                    kind: None,
-                })
-                .collect(),
+            entries,
             next: None,
         })
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
-        match self.reparse(inode)? {
+        let (number, _) = self.record(inode)?;
+        match self.reparse(number)? {
             Some((tag, value)) => link_target(tag, &value)?,
             None => None,
         }
@@ -303,11 +325,10 @@ impl GuestFs for NtfsFs {
     }
 
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
-        let record = self.record(inode)?;
+        let (number, record) = self.record(inode)?;
         let mut out = Vec::new();
-        for name in ntfs_data::stream_names(&self.device, inode, &record)? {
-            let Some(stream) = ntfs_data::locate(&self.device, &self.boot, inode, &record, &name)?
-            else {
+        for name in ntfs_data::stream_names(&self.device, number, &record)? {
+            let Some(stream) = self.stream(number, &record, &name)? else {
                 continue;
             };
             if stream.len_bytes() > MAX_XATTR_BYTES || name == "WofCompressedData" {
@@ -322,7 +343,8 @@ impl GuestFs for NtfsFs {
     }
 
     fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
-        let stat = read::read_stat(&mut self.io(), inode).map_err(from_ntfs)?;
+        let (number, record) = self.record(inode)?;
+        let stat = read::read_stat(&mut self.io(), number).map_err(from_ntfs)?;
         if stat.is_dir {
             return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
         }
@@ -332,7 +354,7 @@ impl GuestFs for NtfsFs {
                 format!("{what} is not read"),
             ))
         };
-        match self.reparse(inode)? {
+        match self.reparse(number)? {
             Some((TAG_DEDUP, _)) => return refuse("a deduplicated file"),
             Some((TAG_WOF, _)) => return refuse("a file compressed by the system (WOF)"),
             Some((TAG_HSM | TAG_HSM2, _)) => return refuse("a file moved to other storage"),
@@ -341,7 +363,7 @@ impl GuestFs for NtfsFs {
             }
             _ => {}
         }
-        match self.stream(inode, "")? {
+        match self.stream(number, &record, "")? {
             Some(stream) => stream.into_content(&self.device, &self.boot),
             // No content at all, which is allowed.
             None => Ok(Arc::new(Vec::new())),

@@ -91,7 +91,7 @@ impl Stream {
     }
 }
 
-/// Finds a stream of a file; the unnamed one has the name "". `None` when there is none.
+/// Finds a stream of a file's data; the unnamed one has the name "". `None` when there is none.
 ///
 /// # Errors
 /// `Corrupt` when its parts do not fit together.
@@ -102,11 +102,54 @@ pub fn locate(
     record: &[u8],
     name: &str,
 ) -> Result<Option<Stream>> {
+    locate_kind(device, boot, number, record, AttrType::Data, name)
+}
+
+/// As [`locate`], for any type of attribute.
+///
+/// # Errors
+/// `Corrupt` when its parts do not fit together.
+pub fn locate_kind(
+    device: &Device,
+    boot: &BootParams,
+    number: u64,
+    record: &[u8],
+    kind: AttrType,
+    name: &str,
+) -> Result<Option<Stream>> {
+    let parts = parts(device, number, record, kind, name)?;
+    assemble(boot, &parts)
+}
+
+/// The record that holds an attribute which cannot be split, `None` when there is none.
+///
+/// # Errors
+/// `Corrupt` when the attribute list leads astray.
+pub fn holder(
+    device: &Device,
+    number: u64,
+    record: &[u8],
+    kind: AttrType,
+    name: &str,
+) -> Result<Option<(Vec<u8>, AttrLocation)>> {
+    Ok(parts(device, number, record, kind, name)?
+        .into_iter()
+        .next())
+}
+
+/// All instances of an attribute with the records that hold them, in the order of their clusters.
+fn parts(
+    device: &Device,
+    number: u64,
+    record: &[u8],
+    kind: AttrType,
+    name: &str,
+) -> Result<Vec<(Vec<u8>, AttrLocation)>> {
     let mut parts = Vec::new();
     if let Some(entries) = attribute_list(device, number, record)? {
         let mut wanted: Vec<_> = entries
             .into_iter()
-            .filter(|entry| entry.type_code == AttrType::Data as u32)
+            .filter(|entry| entry.type_code == kind as u32)
             .filter(|entry| entry.name.as_deref().unwrap_or("") == name)
             .collect();
         wanted.sort_by_key(|entry| entry.starting_vcn);
@@ -116,7 +159,7 @@ pub fn locate(
                 false => extension(device, number, entry.record_number)?,
             };
             let found = attr_io::iter_attributes(&holder).find(|location| {
-                is_data(&holder, location, name)
+                is_named(&holder, location, kind, name)
                     && first_vcn(&holder, location) == entry.starting_vcn
             });
             let location =
@@ -124,12 +167,17 @@ pub fn locate(
             parts.push((holder, location));
         }
     } else {
-        let found =
-            attr_io::iter_attributes(record).find(|location| is_data(record, location, name));
+        let found = attr_io::iter_attributes(record)
+            .find(|location| is_named(record, location, kind, name));
         if let Some(location) = found {
             parts.push((record.to_vec(), location));
         }
     }
+    Ok(parts)
+}
+
+/// A stream from its instances.
+fn assemble(boot: &BootParams, parts: &[(Vec<u8>, AttrLocation)]) -> Result<Option<Stream>> {
     let Some((holder, location)) = parts.first() else {
         return Ok(None);
     };
@@ -158,7 +206,7 @@ pub fn locate(
         unit_shift,
     };
     let mut next_vcn = 0u64;
-    for (holder, location) in &parts {
+    for (holder, location) in parts {
         if location.is_resident || first_vcn(holder, location) != next_vcn {
             return Err(bad("the parts of a stream leave gaps"));
         }
@@ -238,9 +286,8 @@ fn extension(device: &Device, base: u64, number: u64) -> Result<Vec<u8>> {
     Ok(record)
 }
 
-fn is_data(record: &[u8], location: &AttrLocation, name: &str) -> bool {
-    location.type_code == AttrType::Data as u32
-        && attr_io::decode_attr_name(record, location) == name
+fn is_named(record: &[u8], location: &AttrLocation, kind: AttrType, name: &str) -> bool {
+    location.type_code == kind as u32 && attr_io::decode_attr_name(record, location) == name
 }
 
 fn first_vcn(record: &[u8], location: &AttrLocation) -> u64 {
