@@ -14,6 +14,8 @@ pub mod device;
 pub mod disk;
 mod ext;
 mod ext_map;
+mod fat;
+mod fat_dir;
 pub mod guard;
 pub mod node;
 mod ntfs;
@@ -120,10 +122,8 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    matches!(
-        content,
-        Content::Ext | Content::Xfs | Content::Btrfs | Content::Ntfs
-    )
+    use Content::{Btrfs, ExFat, Ext, Fat, Ntfs, Xfs};
+    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat)
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -137,6 +137,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Xfs => xfs::XfsFs::open(volume),
         Content::Btrfs => btrfs::BtrfsFs::open(volume),
         Content::Ntfs => ntfs::NtfsFs::open(volume),
+        Content::Fat | Content::ExFat => fat::FatFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
