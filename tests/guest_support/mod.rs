@@ -39,6 +39,52 @@ impl ReadAt for Image {
     }
 }
 
+fn unpack(name: &str) -> impl std::io::Read + use<> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/guests")
+        .join(format!("{name}.zst"));
+    let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    ruzstd::decoding::StreamingDecoder::new(std::io::BufReader::new(file)).unwrap()
+}
+
+/// A committed image, unpacked into a sparse file that is gone when it is no longer used.
+pub fn golden(name: &str) -> Arc<dyn ReadAt> {
+    use std::io::Read as _;
+    use std::os::unix::fs::FileExt as _;
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("brfs-{name}-{}-{count}", std::process::id()));
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut from = unpack(&format!("{name}.img"));
+    let mut buf = vec![0; 64 << 10];
+    let mut len = 0;
+    loop {
+        let n = from.read(&mut buf).unwrap();
+        if n == 0 {
+            break;
+        }
+        if buf[..n].iter().any(|&b| b != 0) {
+            file.write_all_at(&buf[..n], len).unwrap();
+        }
+        len += n as u64;
+    }
+    file.set_len(len).unwrap();
+    Arc::new(Image(file, len))
+}
+
+/// A committed text.
+pub fn golden_text(name: &str) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut unpack(name), &mut text).unwrap();
+    text
+}
+
 pub fn context() -> GuestContext {
     GuestContext {
         pool: Arc::new(Pool::default()),
@@ -53,7 +99,7 @@ pub fn disk(image: Arc<dyn ReadAt>) -> Arc<dyn Directory> {
     disk_children(context(), "xvda", open)
 }
 
-fn escape(bytes: &[u8]) -> String {
+pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::new();
     for &byte in bytes {
         if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
