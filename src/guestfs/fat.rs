@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::Device;
 use super::fat_dir::{self, Item};
+use super::listings::Listings;
 use super::run_file::{Run, RunFile, RunMap};
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::error::{Error, ErrorKind, Result};
@@ -59,6 +60,7 @@ pub struct FatFs {
     device: Arc<Device>,
     geometry: Geometry,
     items: Mutex<HashMap<GuestInode, Item>>,
+    listings: Listings,
 }
 
 fn bad(message: &str) -> Error {
@@ -188,6 +190,7 @@ impl FatFs {
             device,
             geometry,
             items: Mutex::default(),
+            listings: Listings::default(),
         }))
     }
 
@@ -324,6 +327,21 @@ impl FatFs {
         Ok(found)
     }
 
+    fn entries(&self, dir: GuestInode) -> Result<Vec<GuestEntry>> {
+        let items = self.items_of(dir)?;
+        Ok(items
+            .into_iter()
+            .map(|(inode, item)| GuestEntry {
+                name: OsString::from_vec(item.name),
+                inode,
+                kind: Some(match item.is_dir {
+                    true => NodeKind::Dir,
+                    false => NodeKind::File,
+                }),
+            })
+            .collect())
+    }
+
     fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<GuestInode, Item>> {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -339,10 +357,19 @@ impl FatFs {
         let mut entry = [0; 32];
         self.device.read(&mut entry, at)?;
         match self.geometry.width {
-            Width::ExFat => fat_dir::exfat_stream(&entry).map(|item| Item {
-                is_dir: inode & DIR_BIT != 0,
-                ..item
-            }),
+            Width::ExFat => {
+                // Its times are in the entry before it, except where a cluster begins.
+                let mut file = [0; 32];
+                let is_inside =
+                    (at - self.geometry.heap_start.min(at)) % self.geometry.cluster_bytes != 0;
+                if is_inside {
+                    self.device.read(&mut file, at - 32)?;
+                }
+                fat_dir::exfat_stream(&entry).map(|item| Item {
+                    is_dir: inode & DIR_BIT != 0,
+                    ..fat_dir::with_file_entry(item, &file)
+                })
+            }
             width => fat_dir::fat_entry(&entry, width == Width::Fat32),
         }
         .ok_or_else(|| bad("a name leads to an entry that is not in use"))
@@ -424,13 +451,6 @@ impl GuestFs for FatFs {
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
         let item = match inode {
             ROOT => Item::root(),
-            // Its times are in another entry, which may lie in another cluster.
-            inode if self.geometry.width == Width::ExFat && !self.kept().contains_key(&inode) => {
-                return Err(Error::new(
-                    ErrorKind::Transient,
-                    "the attributes of this file were dropped; look it up again",
-                ));
-            }
             inode => self.item(inode)?,
         };
         let cluster_bytes = self.geometry.cluster_bytes;
@@ -460,27 +480,14 @@ impl GuestFs for FatFs {
     }
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-        let items = self.items_of(dir)?;
-        Ok(items
-            .into_iter()
-            .find(|(_, item)| std::os::unix::ffi::OsStrExt::as_bytes(name) == item.name)
-            .map(|(inode, _)| inode))
+        self.listings.lookup(dir, name, || self.entries(dir))
     }
 
     fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
-        let items = self.items_of(dir)?;
+        let entries = self.entries(dir)?;
+        self.listings.keep(dir, &entries);
         Ok(Batch {
-            entries: items
-                .into_iter()
-                .map(|(inode, item)| GuestEntry {
-                    name: OsString::from_vec(item.name),
-                    inode,
-                    kind: Some(match item.is_dir {
-                        true => NodeKind::Dir,
-                        false => NodeKind::File,
-                    }),
-                })
-                .collect(),
+            entries,
             next: None,
         })
     }

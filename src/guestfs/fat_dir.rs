@@ -276,9 +276,15 @@ fn exfat_item(set: &[&[u8]], slot: usize) -> Result<Item> {
     if units.len() != name_units || units.is_empty() {
         return Err(bad("an entry set lacks a part of its name"));
     }
-    let attributes = file[4];
+    item = with_file_entry(item, file);
     item.name = name_bytes(&units);
     item.slot = slot + 1;
+    Ok(item)
+}
+
+/// Adds what the file entry of a set says; all zeros when it is not known.
+pub fn with_file_entry(mut item: Item, file: &[u8]) -> Item {
+    let attributes = file[4];
     item.is_dir = attributes & ATTRIBUTE_DIRECTORY != 0;
     item.is_read_only = attributes & ATTRIBUTE_READ_ONLY != 0;
     let stamp = |at: usize, hundredths: u8, offset: u8| {
@@ -287,7 +293,7 @@ fn exfat_item(set: &[&[u8]], slot: usize) -> Result<Item> {
     };
     item.modified = stamp(12, file[21], file[23]);
     item.accessed = stamp(16, 0, file[24]);
-    Ok(item)
+    item
 }
 
 /// A stream extension by itself: enough to read a file, but not whether it is one.

@@ -17,6 +17,7 @@ mod ext_map;
 mod fat;
 mod fat_dir;
 pub mod guard;
+mod listings;
 pub mod node;
 mod ntfs;
 mod ntfs_data;

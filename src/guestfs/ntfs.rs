@@ -9,9 +9,8 @@
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use fs_ntfs::attr_io::{self, AttrType};
 use fs_ntfs::block_io::BlockIo;
@@ -19,6 +18,7 @@ use fs_ntfs::mft_io::{self, BootParams};
 use fs_ntfs::read;
 
 use super::device::Device;
+use super::listings::Listings;
 use super::ntfs_data::{self, Stream};
 use super::ntfs_dir;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
@@ -26,9 +26,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
 
-/// Listings kept for look-ups, and the names in all of them together.
-const KEPT_LISTINGS: usize = 16;
-const KEPT_NAMES: usize = 400_000;
 /// Streams longer than this are not given as attributes (the kernel's limit).
 const MAX_XATTR_BYTES: u64 = 64 << 10;
 /// Reparse data has at most 16 KiB.
@@ -52,14 +49,11 @@ const ATTRIBUTE_REPARSE: u32 = 0x400;
 /// How an index entry marks a directory.
 const ATTRIBUTE_DIRECTORY: u32 = 0x1000_0000;
 
-type Listing = Arc<HashMap<String, GuestInode>>;
-
 /// An open NTFS.
 pub struct NtfsFs {
     device: Arc<Device>,
     boot: BootParams,
-    /// Listings by directory, the one used last in front.
-    listings: Mutex<Vec<(u64, Listing)>>,
+    listings: Listings,
 }
 
 /// The device in the shape of the crate.
@@ -92,7 +86,7 @@ impl NtfsFs {
         Ok(Arc::new(NtfsFs {
             device,
             boot,
-            listings: Mutex::default(),
+            listings: Listings::default(),
         }))
     }
 
@@ -136,47 +130,6 @@ impl NtfsFs {
                 },
             })
             .collect())
-    }
-
-    fn listing(&self, dir: u64) -> Result<Listing> {
-        {
-            let mut kept = self.kept();
-            if let Some(index) = kept.iter().position(|(known, _)| *known == dir) {
-                let found = kept.remove(index);
-                let listing = found.1.clone();
-                kept.insert(0, found);
-                return Ok(listing);
-            }
-        }
-        let entries = self.entries(dir)?;
-        Ok(self.keep(dir, &entries))
-    }
-
-    fn keep(&self, dir: u64, entries: &[GuestEntry]) -> Listing {
-        let listing: Listing = Arc::new(
-            entries
-                .iter()
-                .filter_map(|entry| Some((entry.name.to_str()?.to_string(), entry.inode)))
-                .collect(),
-        );
-        let mut kept = self.kept();
-        kept.retain(|(known, _)| *known != dir);
-        kept.insert(0, (dir, listing.clone()));
-        let mut names = 0;
-        let mut keep = 0;
-        for (_, listing) in kept.iter().take(KEPT_LISTINGS) {
-            names += listing.len();
-            if keep > 0 && names > KEPT_NAMES {
-                break;
-            }
-            keep += 1;
-        }
-        kept.truncate(keep);
-        listing
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Listing)>> {
-        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reparse tag and data of a record.
@@ -300,15 +253,12 @@ impl GuestFs for NtfsFs {
     }
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-        let Some(name) = name.to_str() else {
-            return Ok(None);
-        };
-        Ok(self.listing(dir)?.get(name).copied())
+        self.listings.lookup(dir, name, || self.entries(dir))
     }
 
     fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
         let entries = self.entries(dir)?;
-        self.keep(dir, &entries);
+        self.listings.keep(dir, &entries);
         Ok(Batch {
             entries,
             next: None,
