@@ -367,7 +367,7 @@ mod tests {
         entry[..11].copy_from_slice(b"README  TXT");
         entry[12] = 0x08;
         assert_eq!(short_name(&entry), b"readme.TXT");
-        entry[..11].copy_from_slice(b"\x05\x81       \xE1 ");
+        entry[..11].copy_from_slice(b"\x05\x81      \xE1  ");
         entry[12] = 0;
         assert_eq!(short_name(&entry), "σü.ß".as_bytes());
     }
