@@ -35,7 +35,7 @@ fn root_of(store: Arc<dyn Store>) -> Node {
 
 fn aged_root_of(store: Arc<dyn Store>, max_age: Duration) -> Node {
     let disks = DiskContext::new(store.clone(), CACHE_BYTES);
-    repository_root_with(Catalogue::new(store, max_age), disks)
+    repository_root_with(Catalogue::new(store, max_age), disks, Default::default())
 }
 
 fn local(path: &Path) -> Arc<dyn Store> {
@@ -449,13 +449,13 @@ fn a_bare_image_shows_its_disk() {
     let path = written.youngest().canonicalize().unwrap();
     let (root, inside) = split_bare_path(&path).unwrap();
     let context = DiskContext::new(local(&root), CACHE_BYTES);
-    let root = bare_root(context.clone(), &inside).unwrap();
+    let root = bare_root(context.clone(), &inside, Default::default()).unwrap();
     assert_eq!(names(&root), ["disk.raw"]);
     let disk = must_find(&root, "disk.raw");
     assert!(read_all(&disk) == chain.read(2, 0, (3 << 20) + 1536));
     assert_eq!(xattr(&disk, "chain_length").as_deref(), Some("3"));
     let nothing = brfs::store::StorePath::new("no.vhd").unwrap();
-    assert!(bare_root(context, &nothing).is_err());
+    assert!(bare_root(context, &nothing, Default::default()).is_err());
 }
 
 #[test]
@@ -507,6 +507,7 @@ fn run_ls(repository: &Path, vm: Option<&str>, point: Option<&str>) -> (bool, Va
         vm: vm.map(str::to_owned),
         point: point.map(str::to_owned),
         json: true,
+        storage: Default::default(),
     };
     let mut out = Vec::new();
     let damaged = ls::list(&args, &mut out).unwrap();
@@ -521,6 +522,7 @@ fn info_args(repository: &Path, wanted: &[&str], json: bool) -> info::Args {
         point: word(1),
         disk: word(2),
         json,
+        storage: Default::default(),
     }
 }
 

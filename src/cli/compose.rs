@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use super::mount::Request;
 use super::storage_args::Repository;
 use crate::config::Location;
+use crate::guestfs::node::GuestOptions;
 use crate::image::DiskContext;
 use crate::store::{EntryKind, Store, StorePath};
 use crate::tree::Node;
@@ -34,23 +35,33 @@ pub(super) fn open(request: &Request) -> Result<View> {
     if let Location::Local(path) = location
         && path.is_file()
     {
-        return open_bare(path, &repository, request.cache_bytes);
+        return open_bare(path, &repository, request);
     }
     let store = repository.open()?;
     check_repository(&*store, location)?;
     let source = store.describe();
     let disks = DiskContext::new(store, request.cache_bytes);
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
-    let root = views::repository_root(disks, refresh);
+    let root = views::repository_root(disks, refresh, guest_options(request));
     Ok(View { root, source })
 }
 
+fn guest_options(request: &Request) -> GuestOptions {
+    GuestOptions {
+        guest_owner: request.guest_owner,
+    }
+}
+
 /// A single image, with its chain taken from beside it.
-fn open_bare(path: &Path, repository: &Repository, cache_bytes: u64) -> Result<View> {
+fn open_bare(path: &Path, repository: &Repository, request: &Request) -> Result<View> {
     let real = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
     let (dir, inside) = views::split_bare_path(&real)?;
     let store = Location::Local(dir).open(&repository.options)?;
-    let root = views::bare_root(DiskContext::new(store, cache_bytes), &inside)?;
+    let root = views::bare_root(
+        DiskContext::new(store, request.cache_bytes),
+        &inside,
+        guest_options(request),
+    )?;
     Ok(View {
         root,
         source: real.display().to_string(),

@@ -51,6 +51,10 @@ pub(super) struct Settings {
     /// Group of the files [default: the mounting user's]
     #[arg(long)]
     gid: Option<u32>,
+    /// Show the owners and modes that guests gave their files, and enforce them (root only);
+    /// without it, whoever may use the mount can read everything
+    #[arg(long)]
+    guest_owner: bool,
     /// Permission bits to take away, in octal
     #[arg(long, value_parser = parse_umask)]
     umask: Option<u16>,
@@ -82,6 +86,7 @@ pub(super) struct Request {
     pub(super) gid: Option<u32>,
     pub(super) umask: u16,
     pub(super) no_exec: bool,
+    pub(super) guest_owner: bool,
     pub(super) log_file: Option<PathBuf>,
     pub(super) refresh_seconds: Option<u64>,
 }
@@ -117,6 +122,9 @@ pub(super) fn start(
     foreground: bool,
     verbose: u8,
 ) -> Result<()> {
+    if settings.guest_owner && !rustix::process::geteuid().is_root() {
+        bail!("--guest-owner is for root: nobody else could read what belongs to others");
+    }
     let mut collected = storage.collect(repository)?;
     collected.ask_for_key(&storage)?;
     let request = Request {
@@ -131,6 +139,7 @@ pub(super) fn start(
         gid: settings.gid,
         umask: settings.umask.unwrap_or(0),
         no_exec: settings.no_exec,
+        guest_owner: settings.guest_owner,
         log_file: settings.log_file.as_deref().map(absolute).transpose()?,
         refresh_seconds: settings.refresh,
     };
@@ -177,6 +186,7 @@ impl Settings {
             };
             let id = || -> Result<u32> { Ok(u32::try_from(number()?)?) };
             match name {
+                "guest_owner" => self.guest_owner = true,
                 "allow_other" => self.allow_other = true,
                 "uid" => self.uid = Some(id()?),
                 "gid" => self.gid = Some(id()?),

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{add_disk_xattrs, disk_attr, open_disk};
+use super::guests::{Guests, LVM_DIR};
 use super::nodes::{StaticDir, Xattrs, identity, is_ours};
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Disk, DiskContext};
+use crate::guestfs::disk::OpenDisk;
+use crate::guestfs::node::GuestOptions;
+use crate::image::{Disk, DiskContext, DiskStreams};
+use crate::io::ReadAt;
 use crate::repo::layout::VM_BACKUPS;
 use crate::store::{Meta, StorePath};
 use crate::tree::{Attr, Base, File, Identity, Node, OpenFile};
@@ -42,20 +46,35 @@ pub fn split_bare_path(path: &Path) -> Result<(PathBuf, StorePath)> {
     Ok((root.to_owned(), inside))
 }
 
-/// The root of a mounted bare image (`.vhd` or `.alias.vhd`): `disk.raw`, with the image's time.
+/// The root of a mounted bare image (`.vhd` or `.alias.vhd`): `disk.raw`, with the image's time, and
+/// what is inside it.
 ///
 /// # Errors
 /// When there is no such file. A file that is not a sound image is shown; reading it fails.
-pub fn bare_root(context: Arc<DiskContext>, path: &StorePath) -> Result<Node> {
+pub fn bare_root(
+    context: Arc<DiskContext>,
+    path: &StorePath,
+    guests: GuestOptions,
+) -> Result<Node> {
     let meta = context.store().head(path)?;
-    let file = BareDisk {
+    let file = Arc::new(BareDisk {
         pool: DiskPool::new(context),
         path: path.clone(),
         meta,
         time: meta.modified.unwrap_or_else(SystemTime::now),
-    };
+    });
     let time = file.time;
-    let children = vec![("disk.raw", Node::File(Arc::new(file)))];
+    let open: OpenDisk = {
+        let file = Arc::clone(&file);
+        Arc::new(move || Ok(Arc::new(DiskStreams::new(file.disk()?)) as Arc<dyn ReadAt>))
+    };
+    let inside = Guests::new(guests).of_disk(file.identity(), "disk", time, open.clone());
+    let lvm = Guests::new(guests).of_disks(file.identity(), time, vec![("disk".into(), open)]);
+    let children = vec![
+        ("disk", Node::Dir(inside)),
+        ("disk.raw", Node::File(file)),
+        (LVM_DIR, Node::Dir(lvm)),
+    ];
     Ok(Node::Dir(Arc::new(StaticDir::new("bare", children, time))))
 }
 

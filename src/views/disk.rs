@@ -54,7 +54,7 @@ impl DiskFile {
         })
     }
 
-    fn disk(&self) -> Result<Arc<Disk>> {
+    pub(super) fn disk(&self) -> Result<Arc<Disk>> {
         let vouched = (self.point.json_path.clone(), self.json.version);
         self.context.disks.open(self.path()?, Some(vouched))
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! vms/<name (uuid8)>/<date>/{backup.json, xvda.raw, …}
+//! vms/<name (uuid8)>/<date>/{xvda/part1.raw, xvda/part1/…, lvm/<group>/<volume>/…}
 //! vms/<name (uuid8)>/latest -> <date>
 //! by-uuid/<vm uuid> -> ../vms/<name (uuid8)>
 //! by-date/<day>/<name (uuid8)>/<date> -> ../../../vms/<name (uuid8)>/<date>
@@ -14,6 +15,7 @@ mod bare;
 mod by_date;
 mod by_uuid;
 mod disk;
+mod guests;
 mod json_file;
 mod nodes;
 mod point;
@@ -26,32 +28,40 @@ use std::time::{Duration, SystemTime};
 pub use bare::{bare_root, split_bare_path};
 pub use pool::DiskPool;
 
+use crate::guestfs::node::GuestOptions;
 use crate::image::DiskContext;
 use crate::repo::Catalogue;
 use crate::tree::Node;
+use guests::Guests;
 use nodes::StaticDir;
 
 /// What all nodes of a mount share.
 pub(crate) struct ViewContext {
     pub(crate) catalogue: Catalogue,
     pub(crate) disks: DiskPool,
+    pub(crate) guests: Guests,
     /// When the mount was made: the time of directories that have none of their own.
     pub(crate) since: SystemTime,
 }
 
 /// The root of a mounted repository. Listings of remote storage are re-made when they are older
 /// than `refresh`; those of local storage practically always. Does no I/O.
-pub fn repository_root(disks: Arc<DiskContext>, refresh: Duration) -> Node {
+pub fn repository_root(disks: Arc<DiskContext>, refresh: Duration, guests: GuestOptions) -> Node {
     let store = disks.store().clone();
     let max_age = Catalogue::max_age_for(store.traits(), refresh);
-    repository_root_with(Catalogue::new(store, max_age), disks)
+    repository_root_with(Catalogue::new(store, max_age), disks, guests)
 }
 
 /// The root of a mounted repository over a catalogue with its own idea of staleness.
-pub fn repository_root_with(catalogue: Catalogue, disks: Arc<DiskContext>) -> Node {
+pub fn repository_root_with(
+    catalogue: Catalogue,
+    disks: Arc<DiskContext>,
+    guests: GuestOptions,
+) -> Node {
     let context = Arc::new(ViewContext {
         catalogue,
         disks: DiskPool::new(disks),
+        guests: Guests::new(guests),
         since: SystemTime::now(),
     });
     let by_date = by_date::DaysDir::new(context.clone());

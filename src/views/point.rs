@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::ViewContext;
 use super::disk::DiskFile;
+use super::guests;
 use super::json_file::JsonFile;
 use super::nodes::{Xattrs, entry, is_ours, point_identity, stream};
 use super::vms::point_time;
@@ -14,7 +15,7 @@ use crate::store::Version;
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
 /// The metadata as stored.
-const BACKUP_JSON: &str = "backup.json";
+pub(super) const BACKUP_JSON: &str = "backup.json";
 
 /// The directory of a restore point: its metadata and its disks.
 pub(super) struct PointDir {
@@ -81,6 +82,15 @@ fn version_of(point: &RestorePoint) -> Option<Version> {
     point.json_meta.map(|m| m.version)
 }
 
+/// Whether a disk can hold file systems: a RAM image cannot.
+fn is_guest_disk(point: &RestorePoint, index: usize) -> bool {
+    point.json_meta.is_some() && !point.disks[index].suspend
+}
+
+fn has_guests(point: &RestorePoint) -> bool {
+    (0..point.disks.len()).any(|index| is_guest_disk(point, index))
+}
+
 impl Base for PointDir {
     fn identity(&self) -> Identity {
         point_identity(&self.vm.json_path(&self.name), self.version, "dir")
@@ -112,15 +122,23 @@ impl Directory for PointDir {
             let file = JsonFile::new(self.vm.clone(), &self.name, time)?;
             return Ok(file.map(|file| Node::File(Arc::new(file))));
         }
-        let Some(stem) = name.strip_suffix(".raw") else {
-            return Ok(None);
-        };
         let point = self.point()?;
-        let Some(index) = point.disks.iter().position(|d| d.name == stem) else {
-            return Ok(None);
-        };
-        let file = DiskFile::new(self.context.clone(), point, index);
-        Ok(file.map(|file| Node::File(Arc::new(file))))
+        let stem = name.strip_suffix(".raw");
+        if let Some(index) = point
+            .disks
+            .iter()
+            .position(|d| Some(d.name.as_str()) == stem)
+        {
+            let file = DiskFile::new(self.context.clone(), point, index);
+            return Ok(file.map(|file| Node::File(Arc::new(file))));
+        }
+        if name == guests::LVM_DIR && has_guests(&point) {
+            return Ok(guests::lvm_dir(&self.context, &point).map(Node::Dir));
+        }
+        let index = (0..point.disks.len())
+            .find(|&i| is_guest_disk(&point, i) && guests::dir_name(&point, i) == name);
+        let dir = index.and_then(|i| guests::disk_dir(&self.context, &point, i));
+        Ok(dir.map(Node::Dir))
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
@@ -134,6 +152,17 @@ impl Directory for PointDir {
         for disk in &point.disks {
             let identity = point_identity(&point.json_path, version, &disk.vdi_ref);
             entries.push(entry(&disk.file_name(), NodeKind::File, identity));
+        }
+        for index in (0..point.disks.len()).filter(|&i| is_guest_disk(&point, i)) {
+            if let Some(dir) = guests::disk_dir(&self.context, &point, index) {
+                let name = guests::dir_name(&point, index);
+                entries.push(entry(&name, NodeKind::Dir, dir.identity()));
+            }
+        }
+        if has_guests(&point)
+            && let Some(dir) = guests::lvm_dir(&self.context, &point)
+        {
+            entries.push(entry(guests::LVM_DIR, NodeKind::Dir, dir.identity()));
         }
         stream(entries)
     }

@@ -1,0 +1,442 @@
+//! The entry for `views`: a disk as a directory, and the volume groups over several disks.
+//!
+//! Nothing here does I/O before a directory is entered: a disk is opened and its table read on the
+//! first listing or look-up in it, a volume's file system on the first one in that.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::node::{GuestOptions, GuestTree, OpenVolume};
+use super::pool::{Pool, Pooled};
+use super::{is_readable, open};
+use crate::error::{Error, Result};
+use crate::io::{ExtentKind, ReadAt};
+use crate::tree::{
+    Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind, OpenFile,
+};
+use crate::volume::{self, Content, Partition, TableKind};
+
+/// Opens a disk; called again after a failure.
+pub type OpenDisk = Arc<dyn Fn() -> Result<Arc<dyn ReadAt>> + Send + Sync>;
+
+/// What all guest nodes of one restore point share.
+#[derive(Clone)]
+pub struct GuestContext {
+    /// Bounds the file systems that are open at once; one for the whole mount.
+    pub pool: Arc<Pool>,
+    /// How files are presented.
+    pub options: GuestOptions,
+    /// The time of directories and raw files that have none of their own.
+    pub time: SystemTime,
+    /// Differs between restore points (and changes when one is replaced).
+    pub identity: u64,
+}
+
+impl GuestContext {
+    /// A stable number for something within this restore point.
+    fn identity_of(&self, path: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.identity, path).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A value made on first use, once; a failure is not kept.
+struct Lazy<T> {
+    value: Mutex<Option<Arc<T>>>,
+}
+
+impl<T> Lazy<T> {
+    fn new() -> Self {
+        Lazy {
+            value: Mutex::new(None),
+        }
+    }
+
+    /// Those who come while it is made wait for it: that is the point of the lock.
+    fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = &*value {
+            return Ok(value.clone());
+        }
+        let made = Arc::new(make()?);
+        *value = Some(made.clone());
+        Ok(made)
+    }
+}
+
+/// The directory of one disk: `part1.raw`, `part1/`, … or, without a partition table, the files of
+/// the file system on the disk itself. Empty when there is nothing that can be shown.
+pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<dyn Directory> {
+    Arc::new(DiskDir {
+        context,
+        name: name.to_string(),
+        disk,
+        scanned: Lazy::new(),
+    })
+}
+
+/// The directory of the volume groups over these disks (`lvm/`). Disks that cannot be opened count as
+/// missing.
+pub fn lvm_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
+    Arc::new(LvmDir {
+        context,
+        disks,
+        groups: Lazy::new(),
+    })
+}
+
+/// A fixed list of children, made when a directory is first entered.
+struct Children(Vec<(String, Node)>);
+
+impl Children {
+    fn lookup(&self, name: &OsStr) -> Option<Node> {
+        self.0
+            .iter()
+            .find(|(known, _)| name == known.as_str())
+            .map(|(_, node)| node.clone())
+    }
+
+    fn list(&self) -> Box<dyn DirStream> {
+        let entries = self.0.iter().map(|(name, node)| DirEntry {
+            name: name.into(),
+            kind: match node {
+                Node::Dir(_) => NodeKind::Dir,
+                Node::File(_) => NodeKind::File,
+                Node::Leaf(_) => NodeKind::Symlink,
+            },
+            identity: node.base().identity(),
+        });
+        Box::new(EntryList::new(entries.collect()))
+    }
+}
+
+/// What a scan of a disk gave.
+enum Scanned {
+    Partitions(Children),
+    Whole(Arc<GuestTree>),
+    Nothing,
+}
+
+struct DiskDir {
+    context: GuestContext,
+    name: String,
+    disk: OpenDisk,
+    scanned: Lazy<Scanned>,
+}
+
+impl DiskDir {
+    fn scan(&self) -> Result<Arc<Scanned>> {
+        self.scanned.get(|| {
+            let disk = (self.disk)()?;
+            let mut problems = Vec::new();
+            let found = volume::scan_disk(&self.name, &disk, &mut problems)?;
+            for problem in &problems {
+                tracing::warn!(subject = %problem.subject, "{}", problem.message);
+            }
+            if found.table == TableKind::None {
+                return Ok(match is_readable(found.content) {
+                    true => {
+                        Scanned::Whole(guest_tree(&self.context, &self.name, found.content, disk))
+                    }
+                    false => Scanned::Nothing,
+                });
+            }
+            let mut children = Vec::new();
+            for part in found.partitions {
+                let name = format!("part{}", part.partition.number);
+                let place = format!("{}/{name}", self.name);
+                push_volume(
+                    &self.context,
+                    &mut children,
+                    &name,
+                    &place,
+                    part.content,
+                    part.volume,
+                    Some(&part.partition),
+                );
+            }
+            Ok(Scanned::Partitions(Children(children)))
+        })
+    }
+}
+
+/// Adds `name.raw`, and `name` when its file system can be read.
+fn push_volume(
+    context: &GuestContext,
+    children: &mut Vec<(String, Node)>,
+    name: &str,
+    place: &str,
+    content: Content,
+    volume: Arc<dyn ReadAt>,
+    partition: Option<&Partition>,
+) {
+    let raw = Node::File(Arc::new(RawFile {
+        identity: Identity::Named(context.identity_of(&format!("{place}.raw"))),
+        time: context.time,
+        volume: volume.clone(),
+        attributes: describe(content, partition),
+    }));
+    children.push((format!("{name}.raw"), raw));
+    if is_readable(content) {
+        let dir = Node::Dir(Arc::new(VolumeDir {
+            identity: Identity::Named(context.identity_of(place)),
+            time: context.time,
+            tree: guest_tree(context, place, content, volume),
+        }));
+        children.push((name.to_string(), dir));
+    }
+}
+
+fn guest_tree(
+    context: &GuestContext,
+    place: &str,
+    content: Content,
+    volume: Arc<dyn ReadAt>,
+) -> Arc<GuestTree> {
+    let make = Box::new(move || open(content, volume.clone()));
+    GuestTree::new(
+        Pooled::new(context.pool.clone(), make),
+        context.options,
+        context.identity_of(&format!("{place}:files")),
+    )
+}
+
+/// What is known of a volume, as attributes of its raw file.
+fn describe(content: Content, partition: Option<&Partition>) -> Vec<(OsString, Vec<u8>)> {
+    let mut out: Vec<(OsString, Vec<u8>)> =
+        vec![("user.brfs.content".into(), content.as_str().into())];
+    if let Some(partition) = partition {
+        out.push(("user.brfs.type".into(), partition.type_name().into()));
+        if let Some(name) = &partition.name {
+            out.push(("user.brfs.name".into(), name.as_str().into()));
+        }
+        if let Some(guid) = &partition.guid {
+            out.push(("user.brfs.guid".into(), guid.as_str().into()));
+        }
+    }
+    out
+}
+
+impl Base for DiskDir {
+    fn identity(&self) -> Identity {
+        Identity::Named(self.context.identity_of(&self.name))
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.context.time))
+    }
+}
+
+impl Directory for DiskDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        match &*self.scan()? {
+            Scanned::Partitions(children) => Ok(children.lookup(name)),
+            Scanned::Whole(tree) => tree.lookup_in_root(name),
+            Scanned::Nothing => Ok(None),
+        }
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        match &*self.scan()? {
+            Scanned::Partitions(children) => Ok(children.list()),
+            Scanned::Whole(tree) => tree.list_root(),
+            Scanned::Nothing => Ok(Box::new(EntryList::new(Vec::new()))),
+        }
+    }
+}
+
+/// The root directory of a volume's file system, which is opened when it is entered.
+struct VolumeDir {
+    identity: Identity,
+    time: SystemTime,
+    tree: Arc<GuestTree>,
+}
+
+impl Base for VolumeDir {
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.time))
+    }
+}
+
+impl Directory for VolumeDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        self.tree.lookup_in_root(name)
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        self.tree.list_root()
+    }
+}
+
+/// A volume as a file.
+struct RawFile {
+    identity: Identity,
+    time: SystemTime,
+    volume: Arc<dyn ReadAt>,
+    attributes: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Base for RawFile {
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        let len = self.volume.len_bytes();
+        let (mut offset, mut allocated) = (0, 0);
+        while offset < len {
+            let extent = self.volume.extent_at(offset)?;
+            if extent.end <= offset {
+                return Err(Error::corrupt("extents of a volume go backwards"));
+            }
+            if extent.kind == ExtentKind::Data {
+                allocated += extent.end - offset;
+            }
+            offset = extent.end;
+        }
+        Ok(Attr::file(len, allocated, self.time))
+    }
+
+    fn quick_attr(&self) -> Result<Attr> {
+        let len = self.volume.len_bytes();
+        Ok(Attr::file(len, len, self.time))
+    }
+
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        Ok(self
+            .attributes
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        Ok(self
+            .attributes
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.clone()))
+    }
+}
+
+impl File for RawFile {
+    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+        Ok(Arc::new(OpenVolume(self.volume.clone())))
+    }
+}
+
+struct LvmDir {
+    context: GuestContext,
+    disks: Vec<(String, OpenDisk)>,
+    groups: Lazy<Children>,
+}
+
+impl LvmDir {
+    fn children(&self) -> Result<Arc<Children>> {
+        self.groups.get(|| {
+            let mut opened = Vec::new();
+            for (name, disk) in &self.disks {
+                match disk() {
+                    Ok(disk) => opened.push((name.clone(), disk)),
+                    Err(error) => tracing::warn!(disk = %name, "not searched for LVM: {error}"),
+                }
+            }
+            let found = volume::assemble(&opened);
+            let of_groups = found.groups.iter().flat_map(|group| &group.problems);
+            for problem in found.problems.iter().chain(of_groups) {
+                tracing::warn!(subject = %problem.subject, "{}", problem.message);
+            }
+            let mut children = Vec::new();
+            for group in found.groups {
+                let name = group.name.clone();
+                let dir = Arc::new(GroupDir {
+                    context: self.context.clone(),
+                    group,
+                    volumes: Lazy::new(),
+                });
+                children.push((name, Node::Dir(dir)));
+            }
+            Ok(Children(children))
+        })
+    }
+}
+
+impl Base for LvmDir {
+    fn identity(&self) -> Identity {
+        Identity::Named(self.context.identity_of("lvm"))
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.context.time))
+    }
+}
+
+impl Directory for LvmDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        Ok(self.children()?.lookup(name))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        Ok(self.children()?.list())
+    }
+}
+
+struct GroupDir {
+    context: GuestContext,
+    group: volume::lvm::VolumeGroup,
+    volumes: Lazy<Children>,
+}
+
+impl GroupDir {
+    fn children(&self) -> Result<Arc<Children>> {
+        self.volumes.get(|| {
+            let mut children = Vec::new();
+            for logical in &self.group.volumes {
+                // A volume that cannot be read at its start still has its raw file.
+                let content = volume::identify(&*logical.volume).unwrap_or(Content::Unknown);
+                let place = format!("lvm/{}/{}", self.group.name, logical.name);
+                push_volume(
+                    &self.context,
+                    &mut children,
+                    &logical.name,
+                    &place,
+                    content,
+                    logical.volume.clone(),
+                    None,
+                );
+            }
+            Ok(Children(children))
+        })
+    }
+}
+
+impl Base for GroupDir {
+    fn identity(&self) -> Identity {
+        Identity::Named(
+            self.context
+                .identity_of(&format!("lvm/{}/{}", self.group.name, self.group.id)),
+        )
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::dir(self.context.time))
+    }
+}
+
+impl Directory for GroupDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        Ok(self.children()?.lookup(name))
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        Ok(self.children()?.list())
+    }
+}

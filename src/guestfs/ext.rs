@@ -1,0 +1,464 @@
+//! ext2, ext3 and ext4, on `rust-fs-ext4`.
+//!
+//! The crate parses the superblock, group descriptors, inodes, hash trees, inline data and extended
+//! attributes, verifies checksums, and replays a dirty journal into memory. Done here: whole runs of
+//! file contents (`ext_map`), directories in parts (also the linear ones of ext2/3 and those with
+//! 64 KiB blocks, which the crate does not list), ACLs in the kernel's form.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use fs_ext4::Filesystem;
+use fs_ext4::inode::Inode;
+
+use super::device::{Device, from_io};
+use super::ext_map::InodeMap;
+use super::run_file::RunFile;
+use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::ReadAt;
+use crate::tree::NodeKind;
+
+const ROOT: u32 = 2;
+const INCOMPAT_FILETYPE: u32 = 0x2;
+const RO_COMPAT_HUGE_FILE: u32 = 0x8;
+const FLAG_INDEX: u32 = 0x1000;
+const FLAG_ENCRYPT: u32 = 0x800;
+const FLAG_HUGE_FILE: u32 = 0x4_0000;
+const MAX_TARGET_BYTES: u64 = 4096;
+/// A part of a listing ends after so many entries or blocks.
+const BATCH_ENTRIES: usize = 4096;
+const BATCH_BLOCKS: u64 = 256;
+
+/// An open ext file system.
+pub struct ExtFs {
+    fs: Arc<Filesystem>,
+    /// What file contents are read from: the volume, or the crate's view when its journal replay
+    /// holds blocks that the volume does not have yet.
+    contents: Arc<dyn ReadAt>,
+}
+
+/// The volume as it is after the journal.
+struct Replayed {
+    fs: Arc<Filesystem>,
+}
+
+impl ReadAt for Replayed {
+    fn len_bytes(&self) -> u64 {
+        self.fs.dev.size_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.fs.dev.read_at(offset, buf).map_err(from_ext)
+    }
+}
+
+impl ExtFs {
+    /// Reads the superblock and the group descriptors, and the journal when it is dirty.
+    pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
+        let device = Arc::new(Device::new(volume.clone()));
+        // The crate's own cache is behind one lock; ours is not, so it gets no blocks.
+        let fs = Arc::new(Filesystem::mount_with_cache(device, 0).map_err(from_ext)?);
+        let contents: Arc<dyn ReadAt> = match fs.cache_pinned_blocks() {
+            0 => volume,
+            _ => Arc::new(Replayed { fs: fs.clone() }),
+        };
+        Ok(Arc::new(ExtFs { fs, contents }))
+    }
+
+    fn inode(&self, number: GuestInode) -> Result<(u32, Inode, Vec<u8>)> {
+        let number = u32::try_from(number)
+            .ok()
+            .filter(|&n| n != 0 && n <= self.fs.sb.inodes_count)
+            .ok_or_else(|| Error::corrupt("an inode number is out of range"))?;
+        let (inode, raw) = self.fs.read_inode_verified(number).map_err(from_ext)?;
+        if inode.links_count == 0 || inode.mode == 0 {
+            return Err(Error::corrupt(
+                "a name leads to an inode that is not in use",
+            ));
+        }
+        Ok((number, inode, raw))
+    }
+
+    fn directory(&self, number: GuestInode) -> Result<(u32, Inode, Vec<u8>)> {
+        let (number, inode, raw) = self.inode(number)?;
+        if !inode.is_dir() {
+            return Err(Error::new(ErrorKind::Invalid, "not a directory"));
+        }
+        if inode.flags & FLAG_ENCRYPT != 0 {
+            return Err(encrypted("the names in an encrypted directory"));
+        }
+        Ok((number, inode, raw))
+    }
+
+    fn has_file_types(&self) -> bool {
+        self.fs.sb.feature_incompat & INCOMPAT_FILETYPE != 0
+    }
+
+    /// The entries of a directory that is kept in its inode.
+    fn inline_entries(&self, number: u32, inode: &Inode, raw: &[u8]) -> Result<Vec<GuestEntry>> {
+        let entries = fs_ext4::inline_data::read_dir(
+            &*self.fs.dev,
+            number,
+            inode,
+            raw,
+            self.fs.sb.inode_size,
+            self.fs.sb.block_size(),
+            self.has_file_types(),
+        )
+        .map_err(from_ext)?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| GuestEntry {
+                name: OsString::from_vec(entry.name),
+                inode: u64::from(entry.inode),
+                kind: kind_of_entry(entry.file_type as u8),
+            })
+            .collect())
+    }
+
+    /// Calls `each` for the blocks of a directory from `from` on, until it says stop.
+    fn for_blocks(
+        &self,
+        number: u32,
+        inode: &Inode,
+        from: u64,
+        mut each: impl FnMut(u64, Vec<GuestEntry>) -> bool,
+    ) -> Result<Option<u64>> {
+        let map = InodeMap::new(self.fs.clone(), number, inode.clone());
+        let blocks = inode.size.div_ceil(u64::from(self.fs.sb.block_size()));
+        let mut logical = from;
+        while logical < blocks {
+            let run = map.block_run(logical)?;
+            let Some(physical) = run.physical else {
+                logical = run.end;
+                continue;
+            };
+            let block = self.fs.read_block(physical).map_err(from_ext)?;
+            if inode.flags & FLAG_INDEX != 0 && is_index_block(&block, logical) {
+                logical += 1;
+                continue;
+            }
+            if self.fs.csum.enabled
+                && fs_ext4::dir::has_csum_tail(&block)
+                && !self
+                    .fs
+                    .csum
+                    .verify_dir_entry_tail(number, inode.generation, &block)
+            {
+                return Err(Error::corrupt("a directory block has a wrong checksum"));
+            }
+            logical += 1;
+            if !each(logical, parse_block(&block, self.has_file_types())?) {
+                return Ok((logical < blocks).then_some(logical));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a block of an indexed directory belongs to the index: the first one (which as a list holds
+/// only `.` and `..`), and those that as a list are one unused entry. Their checksum is another one,
+/// and behind the index there may be what looks like the tail of an older list.
+fn is_index_block(block: &[u8], logical: u64) -> bool {
+    let Some(header) = block.get(..6) else {
+        return false;
+    };
+    let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
+    let whole = len == block.len() || (block.len() > 65535 && matches!(len, 0 | 65535));
+    logical == 0 || (header[..4] == [0; 4] && whole)
+}
+
+/// The entries in use in one block of a directory (`struct ext4_dir_entry_2`).
+fn parse_block(block: &[u8], has_file_types: bool) -> Result<Vec<GuestEntry>> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while let Some(header) = block.get(at..at + 8) {
+        let inode = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let stored = usize::from(u16::from_le_bytes([header[4], header[5]]));
+        // Blocks of 64 KiB: 0 and 65535 stand for 65536, low bits for high ones
+        // (`ext4_rec_len_from_disk`).
+        let len = match stored {
+            0 | 65535 if block.len() > 65535 => block.len(),
+            _ if block.len() > 65535 => (stored & 65532) | ((stored & 3) << 16),
+            _ => stored,
+        };
+        let name_len = match has_file_types {
+            true => usize::from(header[6]),
+            false => usize::from(u16::from_le_bytes([header[6], header[7]])),
+        };
+        if len < 8 || len % 4 != 0 || len > block.len() - at {
+            return Err(Error::corrupt("a directory entry has a wrong length"));
+        }
+        if inode != 0 {
+            let name = block
+                .get(at + 8..at + 8 + name_len)
+                .filter(|_| 8 + name_len <= len)
+                .ok_or_else(|| Error::corrupt("a name leaves its directory entry"))?;
+            entries.push(GuestEntry {
+                name: OsStr::from_bytes(name).to_os_string(),
+                inode: u64::from(inode),
+                kind: has_file_types.then(|| kind_of_entry(header[7])).flatten(),
+            });
+        }
+        at += len;
+    }
+    Ok(entries)
+}
+
+fn kind_of_entry(kind: u8) -> Option<NodeKind> {
+    Some(match kind {
+        1 => NodeKind::File,
+        2 => NodeKind::Dir,
+        3 => NodeKind::CharDevice,
+        4 => NodeKind::BlockDevice,
+        5 => NodeKind::Fifo,
+        6 => NodeKind::Socket,
+        7 => NodeKind::Symlink,
+        _ => return None,
+    })
+}
+
+impl GuestFs for ExtFs {
+    fn root(&self) -> GuestInode {
+        u64::from(ROOT)
+    }
+
+    fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
+        let (_, inode, _) = self.inode(inode)?;
+        let kind = kind_of_mode(u32::from(inode.mode))
+            .ok_or_else(|| Error::corrupt("an inode has no known type"))?;
+        let in_blocks = inode.flags & FLAG_HUGE_FILE != 0
+            && self.fs.sb.feature_ro_compat & RO_COMPAT_HUGE_FILE != 0;
+        let unit = match in_blocks {
+            true => u64::from(self.fs.sb.block_size()),
+            false => 512,
+        };
+        let device = |at: usize| {
+            let bytes = &inode.block[at..at + 4];
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        };
+        let rdev = match kind {
+            // The old form (8 bits each) when it is there, else the kernel's own.
+            NodeKind::CharDevice | NodeKind::BlockDevice => match device(0) {
+                0 => device(4),
+                old => old & 0xFFFF,
+            },
+            _ => 0,
+        };
+        Ok(GuestAttr {
+            kind,
+            size_bytes: inode.size,
+            allocated_bytes: inode.blocks.saturating_mul(unit),
+            permissions: inode.mode & 0o7777,
+            links: u32::from(inode.links_count),
+            uid: inode.uid,
+            gid: inode.gid,
+            atime: time(inode.atime, inode.atime_nsec),
+            mtime: time(inode.mtime, inode.mtime_nsec),
+            ctime: time(inode.ctime, inode.ctime_nsec),
+            rdev,
+        })
+    }
+
+    fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
+        let (number, inode, raw) = self.directory(dir)?;
+        if inode.has_inline_data() {
+            let entries = self.inline_entries(number, &inode, &raw)?;
+            let found = entries.into_iter().find(|entry| entry.name == name);
+            return Ok(found.map(|entry| entry.inode));
+        }
+        if inode.flags & FLAG_INDEX != 0 {
+            let found = self.fs.lookup_at(number, name.as_bytes());
+            match found {
+                Ok(found) => return Ok(Some(u64::from(found))),
+                Err(fs_ext4::Error::NotFound) => return Ok(None),
+                // A damaged index: the entries themselves may still be sound.
+                Err(_) => {}
+            }
+        }
+        let mut found = None;
+        self.for_blocks(number, &inode, 0, |_, entries| {
+            found = entries.into_iter().find(|entry| entry.name == name);
+            found.is_none()
+        })?;
+        Ok(found.map(|entry| entry.inode))
+    }
+
+    fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch> {
+        let (number, inode, raw) = self.directory(dir)?;
+        if inode.has_inline_data() {
+            return Ok(Batch {
+                entries: self.inline_entries(number, &inode, &raw)?,
+                next: None,
+            });
+        }
+        let mut all = Vec::new();
+        let next = self.for_blocks(number, &inode, cursor, |logical, entries| {
+            all.extend(entries);
+            all.len() < BATCH_ENTRIES && logical - cursor < BATCH_BLOCKS
+        })?;
+        Ok(Batch { entries: all, next })
+    }
+
+    fn read_link(&self, inode: GuestInode) -> Result<OsString> {
+        let (number, inode, raw) = self.inode(inode)?;
+        if !inode.is_symlink() {
+            return Err(Error::new(ErrorKind::Invalid, "not a symbolic link"));
+        }
+        if inode.flags & FLAG_ENCRYPT != 0 {
+            return Err(encrypted("the target of an encrypted link"));
+        }
+        if inode.size == 0 || inode.size > MAX_TARGET_BYTES {
+            return Err(Error::corrupt(
+                "a symbolic link has a target of a strange length",
+            ));
+        }
+        let mut target = vec![0; inode.size as usize];
+        if target.len() < inode.block.len() && !inode.has_inline_data() {
+            let len = target.len();
+            target.copy_from_slice(&inode.block[..len]);
+        } else {
+            let read = fs_ext4::file_io::read_with_raw_verified(
+                &self.fs,
+                &inode,
+                &raw,
+                number,
+                0,
+                inode.size,
+                &mut target,
+            )
+            .map_err(from_ext)?;
+            if read != inode.size {
+                return Err(Error::corrupt("a symbolic link's target is cut short"));
+            }
+        }
+        Ok(OsString::from_vec(target))
+    }
+
+    fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
+        let (_, inode, raw) = self.inode(inode)?;
+        let entries =
+            fs_ext4::xattr::read_all_resolved(&self.fs, &inode, &raw).map_err(from_ext)?;
+        let mut out = Vec::new();
+        for entry in entries {
+            match entry.name.as_str() {
+                // Where inline contents are kept; an encryption context is of no use to anybody.
+                "system.data" | "" | "c" => {}
+                name @ ("system.posix_acl_access" | "system.posix_acl_default") => {
+                    out.push((name.into(), acl_from_disk(&entry.value)?));
+                }
+                name => out.push((name.into(), entry.value)),
+            }
+        }
+        Ok(out)
+    }
+
+    fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
+        let (number, inode, raw) = self.inode(inode)?;
+        if !inode.is_file() {
+            return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
+        }
+        if inode.flags & FLAG_ENCRYPT != 0 {
+            return Err(encrypted("an encrypted file"));
+        }
+        let len = inode.size;
+        if inode.has_inline_data() {
+            let mut content =
+                fs_ext4::file_io::read_inline(&self.fs, &inode, &raw).map_err(from_ext)?;
+            if len > u64::from(self.fs.sb.block_size()) {
+                return Err(Error::corrupt("an inline file is longer than a block"));
+            }
+            // What was never written of an inline file reads as zeros.
+            content.resize(len as usize, 0);
+            return Ok(Arc::new(content));
+        }
+        let map = InodeMap::new(self.fs.clone(), number, inode);
+        Ok(Arc::new(RunFile::new(self.contents.clone(), map, len)?))
+    }
+}
+
+/// An ACL as ext keeps it (`ext4_acl_header`, short entries) in the form of the system calls
+/// (`posix_acl_xattr_header`, an id in every entry).
+fn acl_from_disk(value: &[u8]) -> Result<Vec<u8>> {
+    let bad = || Error::corrupt("an access control list makes no sense");
+    let mut rest = value.strip_prefix(&1u32.to_le_bytes()).ok_or_else(bad)?;
+    let mut out = 2u32.to_le_bytes().to_vec();
+    while !rest.is_empty() {
+        let head = rest.get(..4).ok_or_else(bad)?;
+        let tag = u16::from_le_bytes([head[0], head[1]]);
+        out.extend_from_slice(head);
+        // Only entries of named users (2) and groups (8) have an id on disk.
+        if tag == 2 || tag == 8 {
+            out.extend_from_slice(rest.get(4..8).ok_or_else(bad)?);
+            rest = &rest[8..];
+        } else {
+            out.extend_from_slice(&u32::MAX.to_le_bytes());
+            rest = &rest[4..];
+        }
+    }
+    Ok(out)
+}
+
+fn encrypted(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("{what} cannot be read without the guest's key"),
+    )
+}
+
+/// The crate's errors as ours.
+pub(super) fn from_ext(error: fs_ext4::Error) -> Error {
+    use fs_ext4::Error as E;
+    match error {
+        E::Io(error) => from_io(error),
+        error @ (E::UnsupportedIncompat(_) | E::UnsupportedRoCompat(_) | E::Unsupported(_)) => {
+            Error::new(ErrorKind::Unsupported, format!("ext: {error}"))
+        }
+        error => Error::corrupt(format!("ext: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_blocks_with_wrong_lengths_are_refused() {
+        let mut block = vec![0; 1024];
+        block[0] = 12;
+        block[4..6].copy_from_slice(&12u16.to_le_bytes());
+        block[6] = 1;
+        block[7] = 2;
+        block[8] = b'.';
+        block[16..18].copy_from_slice(&1012u16.to_le_bytes());
+        assert_eq!(parse_block(&block, true).unwrap().len(), 1);
+        for len in [0u16, 4, 13, 2000] {
+            let mut bad = block.clone();
+            bad[16..18].copy_from_slice(&len.to_le_bytes());
+            assert!(parse_block(&bad, true).is_err(), "{len}");
+        }
+        block[6] = 5;
+        assert!(parse_block(&block, true).is_err());
+    }
+
+    #[test]
+    fn acls_are_given_in_the_form_of_the_system_calls() {
+        let disk = [
+            &1u32.to_le_bytes()[..],
+            &[1, 0, 6, 0],
+            &[2, 0, 4, 0, 0xE8, 3, 0, 0],
+        ]
+        .concat();
+        let expected = [
+            &2u32.to_le_bytes()[..],
+            &[1, 0, 6, 0, 0xFF, 0xFF, 0xFF, 0xFF],
+            &[2, 0, 4, 0, 0xE8, 3, 0, 0],
+        ]
+        .concat();
+        assert_eq!(acl_from_disk(&disk).unwrap(), expected);
+        assert!(acl_from_disk(&disk[..disk.len() - 1]).is_err());
+        assert!(acl_from_disk(&[]).is_err());
+    }
+}

@@ -1,0 +1,345 @@
+//! A guest's file system as a `tree`.
+//!
+//! Names are checked here (no `/`, no NUL, at most 255 bytes, each once), owners are the mount's
+//! unless the guest's own are asked for, links and special files stay what they are.
+
+use std::collections::{HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use super::pool::Pooled;
+use super::{GuestAttr, GuestEntry, GuestInode};
+use crate::error::{Error, Result};
+use crate::io::{Chunk, Extent, ReadAt};
+use crate::tree::{
+    Attr, Base, DirEntry, DirStream, Directory, File, Identity, Leaf, Node, NodeKind, OpenFile,
+};
+
+const MAX_NAME_BYTES: usize = 255;
+/// Longer names (NTFS allows 255 UTF-16 units, up to 765 bytes) keep this much of themselves.
+const CUT_NAME_BYTES: usize = 220;
+/// A listing gives up after this many entries.
+const MAX_ENTRIES: u64 = 20_000_000;
+
+/// How guest files are presented.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GuestOptions {
+    /// Show the guest's own owners and modes, instead of files that the mount's owner can read.
+    pub guest_owner: bool,
+}
+
+/// A mounted guest file system: what its nodes share.
+pub struct GuestTree {
+    fs: Arc<Pooled>,
+    options: GuestOptions,
+    /// Tells this file system's inodes from those of others.
+    identity: u64,
+}
+
+impl GuestTree {
+    /// The tree of a file system. `identity` must differ between file systems with different
+    /// content.
+    pub fn new(fs: Arc<Pooled>, options: GuestOptions, identity: u64) -> Arc<Self> {
+        Arc::new(GuestTree {
+            fs,
+            options,
+            identity,
+        })
+    }
+
+    /// Looks a name up in the root directory.
+    ///
+    /// # Errors
+    /// When the file system cannot be opened or read.
+    pub fn lookup_in_root(self: &Arc<Self>, name: &OsStr) -> Result<Option<Node>> {
+        let root = self.fs.with(|fs| Ok(fs.root()))?;
+        self.lookup(root, name)
+    }
+
+    /// Lists the root directory.
+    ///
+    /// # Errors
+    /// When the file system cannot be opened or read.
+    pub fn list_root(self: &Arc<Self>) -> Result<Box<dyn DirStream>> {
+        let root = self.fs.with(|fs| Ok(fs.root()))?;
+        self.list(root)
+    }
+
+    /// The root directory as a node.
+    ///
+    /// # Errors
+    /// When the file system cannot be opened or its root cannot be read.
+    pub fn root(self: &Arc<Self>) -> Result<Node> {
+        let (inode, attr) = self.fs.with(|fs| {
+            let root = fs.root();
+            Ok((root, fs.attr(root)?))
+        })?;
+        Ok(self.node(inode, attr))
+    }
+
+    fn lookup(self: &Arc<Self>, dir: GuestInode, name: &OsStr) -> Result<Option<Node>> {
+        if present(name, 0).is_none_or(|shown| shown != name) {
+            return Ok(None);
+        }
+        let found = self.fs.with(|fs| {
+            let mut found = fs.lookup(dir, name)?;
+            if found.is_none() && name.len() > CUT_NAME_BYTES {
+                found = find_cut(&**fs, dir, name)?;
+            }
+            found.map(|inode| Ok((inode, fs.attr(inode)?))).transpose()
+        })?;
+        Ok(found.map(|(inode, attr)| self.node(inode, attr)))
+    }
+
+    fn list(self: &Arc<Self>, dir: GuestInode) -> Result<Box<dyn DirStream>> {
+        let mut stream = GuestStream {
+            tree: self.clone(),
+            dir,
+            pending: VecDeque::new(),
+            next: Some(0),
+            seen: HashSet::new(),
+            hasher: RandomState::new(),
+            count: 0,
+        };
+        // The first part now, so that an unreadable directory fails when it is opened.
+        stream.fill()?;
+        Ok(Box::new(stream))
+    }
+
+    fn identity_of(&self, inode: GuestInode, kind: NodeKind) -> Identity {
+        match kind {
+            // A directory has one name; a damaged one with several is several.
+            NodeKind::Dir => Identity::Named(self.identity ^ inode.rotate_left(20)),
+            _ => Identity::Shared(self.identity, inode),
+        }
+    }
+
+    fn node(self: &Arc<Self>, inode: GuestInode, attr: GuestAttr) -> Node {
+        let kind = attr.kind;
+        let node = Arc::new(GuestNode {
+            tree: self.clone(),
+            inode,
+            attr,
+        });
+        match kind {
+            NodeKind::Dir => Node::Dir(node),
+            NodeKind::File => Node::File(node),
+            _ => Node::Leaf(node),
+        }
+    }
+}
+
+struct GuestNode {
+    tree: Arc<GuestTree>,
+    inode: GuestInode,
+    /// Read once: nothing changes.
+    attr: GuestAttr,
+}
+
+impl Base for GuestNode {
+    fn identity(&self) -> Identity {
+        self.tree.identity_of(self.inode, self.attr.kind)
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        let own = self.tree.options.guest_owner;
+        let readable = match self.attr.kind {
+            NodeKind::Dir => 0o500,
+            NodeKind::File => 0o400,
+            _ => 0,
+        };
+        Ok(Attr {
+            kind: self.attr.kind,
+            size_bytes: self.attr.size_bytes,
+            allocated_bytes: self.attr.allocated_bytes,
+            permissions: self.attr.permissions | if own { 0 } else { readable },
+            links: self.attr.links,
+            uid: own.then_some(self.attr.uid),
+            gid: own.then_some(self.attr.gid),
+            atime: self.attr.atime,
+            mtime: self.attr.mtime,
+            ctime: self.attr.ctime,
+            rdev: self.attr.rdev,
+        })
+    }
+
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        let all = self.tree.fs.with(|fs| fs.xattrs(self.inode))?;
+        Ok(all.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        let all = self.tree.fs.with(|fs| fs.xattrs(self.inode))?;
+        Ok(all
+            .into_iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value))
+    }
+}
+
+impl Directory for GuestNode {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        self.tree.lookup(self.inode, name)
+    }
+
+    fn list(&self) -> Result<Box<dyn DirStream>> {
+        self.tree.list(self.inode)
+    }
+}
+
+impl File for GuestNode {
+    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+        let file = self.tree.fs.open_file(self.inode)?;
+        if file.len_bytes() != self.attr.size_bytes {
+            return Err(Error::corrupt(
+                "a file's content has another length than its inode says",
+            ));
+        }
+        Ok(Arc::new(OpenVolume(file)))
+    }
+}
+
+impl Leaf for GuestNode {
+    fn target(&self) -> Result<Option<OsString>> {
+        match self.attr.kind {
+            NodeKind::Symlink => self.tree.fs.with(|fs| fs.read_link(self.inode)).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Any [`ReadAt`] as an open file.
+pub struct OpenVolume(pub Arc<dyn ReadAt>);
+
+impl OpenFile for OpenVolume {
+    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
+        let left = self.0.len_bytes().saturating_sub(offset);
+        let take = left.min(len as u64).min(buf.len() as u64) as usize;
+        if take > 0 {
+            self.0.read_exact_at(&mut buf[..take], offset)?;
+        }
+        Ok(Chunk::Filled(take))
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+}
+
+/// The name shown for a stored name, `None` for one that cannot be shown.
+fn present(name: &OsStr, inode: GuestInode) -> Option<OsString> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes == b"." || bytes == b".." {
+        return None;
+    }
+    if bytes.iter().any(|&byte| byte == b'/' || byte == 0) {
+        return None;
+    }
+    if bytes.len() <= MAX_NAME_BYTES {
+        return Some(name.to_os_string());
+    }
+    let mut cut = CUT_NAME_BYTES;
+    // Not in the middle of a UTF-8 character.
+    while cut > CUT_NAME_BYTES - 4 && bytes[cut] & 0xC0 == 0x80 {
+        cut -= 1;
+    }
+    let mut shown = bytes[..cut].to_vec();
+    shown.extend_from_slice(format!("~{inode:x}").as_bytes());
+    Some(OsString::from_vec(shown))
+}
+
+/// Finds the entry that is shown under a name that was cut.
+fn find_cut(fs: &dyn super::GuestFs, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
+    let mut cursor = Some(0);
+    while let Some(at) = cursor {
+        let batch = fs.list(dir, at)?;
+        let found = batch.entries.iter().find(|entry| {
+            entry.name.len() > MAX_NAME_BYTES
+                && present(&entry.name, entry.inode).is_some_and(|shown| shown == name)
+        });
+        if let Some(entry) = found {
+            return Ok(Some(entry.inode));
+        }
+        cursor = batch.next.filter(|&next| next > at);
+    }
+    Ok(None)
+}
+
+struct GuestStream {
+    tree: Arc<GuestTree>,
+    dir: GuestInode,
+    pending: VecDeque<GuestEntry>,
+    next: Option<u64>,
+    /// Keyed hashes of the names given so far: a damaged directory may hold one twice.
+    seen: HashSet<u64>,
+    hasher: RandomState,
+    count: u64,
+}
+
+impl GuestStream {
+    fn fill(&mut self) -> Result<()> {
+        while self.pending.is_empty()
+            && let Some(cursor) = self.next
+        {
+            let dir = self.dir;
+            let batch = self.tree.fs.with(|fs| fs.list(dir, cursor))?;
+            self.count += batch.entries.len() as u64;
+            if batch.next.is_some_and(|next| next <= cursor) || self.count > MAX_ENTRIES {
+                return Err(Error::corrupt("a directory goes on without an end"));
+            }
+            self.next = batch.next;
+            self.pending = batch.entries.into();
+        }
+        Ok(())
+    }
+}
+
+impl DirStream for GuestStream {
+    fn next_entry(&mut self) -> Result<Option<DirEntry>> {
+        loop {
+            self.fill()?;
+            let Some(entry) = self.pending.pop_front() else {
+                return Ok(None);
+            };
+            let Some(name) = present(&entry.name, entry.inode) else {
+                continue;
+            };
+            if !self.seen.insert(self.hasher.hash_one(&name)) {
+                continue;
+            }
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                // Listed all the same when its inode is damaged; looking it up says so.
+                None => self
+                    .tree
+                    .fs
+                    .with(|fs| fs.attr(entry.inode))
+                    .map_or(NodeKind::File, |attr| attr.kind),
+            };
+            return Ok(Some(DirEntry {
+                name,
+                kind,
+                identity: self.tree.identity_of(entry.inode, kind),
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_file_system_must_not_have_are_not_shown() {
+        for bad in ["", ".", "..", "a/b", "/", "nul\0"] {
+            assert_eq!(present(bad.as_ref(), 1), None);
+        }
+        let kept = present("…".repeat(85).as_ref(), 1).unwrap();
+        assert_eq!(kept.len(), 255);
+        let cut = present("…".repeat(86).as_ref(), 0xAB).unwrap();
+        assert!(cut.len() <= 255);
+        assert!(cut.to_str().unwrap().ends_with("…~ab"));
+    }
+}

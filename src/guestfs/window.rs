@@ -1,0 +1,120 @@
+//! A guest file that its reader can only give in pieces, at a cost per call.
+//!
+//! Readers that unpack or verify (btrfs, compressed NTFS) do the work of a whole unit, and of finding
+//! it, for every call. A file is read here in windows of 1 MiB, and the last few are kept, so that
+//! a kernel reading 128 KiB at a time pays once per window.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::io::{ReadAt, check_range};
+
+/// A multiple of every unit of compression (64 KiB on NTFS, 128 KiB on btrfs).
+const WINDOW_BYTES: u64 = 1 << 20;
+/// Windows kept by one open file; readers on several threads need more than one.
+const WINDOWS: usize = 4;
+
+/// Gives a part of a file.
+pub trait WindowRead: Send + Sync {
+    /// Fills the buffer with the bytes at `offset`, which all lie within the file.
+    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+}
+
+/// A file in windows.
+pub struct WindowFile<S> {
+    source: S,
+    len_bytes: u64,
+    /// Window number and bytes, the one used last in front.
+    kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
+}
+
+impl<S: WindowRead> WindowFile<S> {
+    /// A file of `len_bytes` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` for a length that no file can have.
+    pub fn new(source: S, len_bytes: u64) -> Result<Self> {
+        if i64::try_from(len_bytes).is_err() {
+            return Err(Error::corrupt("a file says it has more than 2^63 bytes"));
+        }
+        Ok(WindowFile {
+            source,
+            len_bytes,
+            kept: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn window(&self, number: u64) -> Result<Arc<[u8]>> {
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
+                let found = kept.remove(index);
+                let bytes = found.1.clone();
+                kept.insert(0, found);
+                return Ok(bytes);
+            }
+        }
+        let start = number * WINDOW_BYTES;
+        let mut bytes = vec![0; WINDOW_BYTES.min(self.len_bytes - start) as usize];
+        self.source.read_window(&mut bytes, start)?;
+        let bytes: Arc<[u8]> = bytes.into();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(WINDOWS - 1);
+        kept.insert(0, (number, bytes.clone()));
+        Ok(bytes)
+    }
+}
+
+impl<S: WindowRead> ReadAt for WindowFile<S> {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.len_bytes)?;
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let window = self.window(at / WINDOW_BYTES)?;
+            let within = (at % WINDOW_BYTES) as usize;
+            let take = (window.len() - within).min(buf.len() - done);
+            buf[done..done + take].copy_from_slice(&window[within..within + take]);
+            done += take;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    struct Counted(AtomicUsize);
+    impl WindowRead for Counted {
+        fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            for (index, byte) in buf.iter_mut().enumerate() {
+                *byte = ((offset as usize + index) % 251) as u8;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn sequential_reads_cost_one_call_per_window() {
+        let len = 3 * WINDOW_BYTES + 77;
+        let file = WindowFile::new(Counted(AtomicUsize::new(0)), len).unwrap();
+        let mut offset = 0;
+        let mut buf = vec![0; 100_000];
+        while offset < len {
+            let take = (len - offset).min(buf.len() as u64) as usize;
+            file.read_exact_at(&mut buf[..take], offset).unwrap();
+            assert!((0..take).all(|i| buf[i] == ((offset as usize + i) % 251) as u8));
+            offset += take as u64;
+        }
+        assert_eq!(file.source.0.load(Ordering::Relaxed), 4);
+        assert!(file.read_exact_at(&mut buf, len - 1).is_err());
+    }
+}

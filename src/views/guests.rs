@@ -1,0 +1,183 @@
+//! What is inside the disks of a restore point: `xvda/` beside `xvda.raw`, and `lvm/`.
+//!
+//! The directories are kept for a while: what was found out about a disk (its partition table, its
+//! file systems) lives in them. Making one does no I/O; entering it does.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::ViewContext;
+use super::disk::DiskFile;
+use super::nodes::point_identity;
+use super::vms::point_time;
+use crate::error::Result;
+use crate::guestfs::disk::{GuestContext, OpenDisk, disk_children, lvm_root};
+use crate::guestfs::node::GuestOptions;
+use crate::guestfs::pool::Pool;
+use crate::image::DiskStreams;
+use crate::io::ReadAt;
+use crate::repo::RestorePoint;
+use crate::tree::{Directory, Identity};
+
+/// The directory of the volume groups over all disks of a point.
+pub(super) const LVM_DIR: &str = "lvm";
+/// Directories kept; each may hold a disk open.
+const KEPT: usize = 24;
+/// Guest file systems that nobody used for so long are dropped.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// The guest directories of a mount.
+pub(crate) struct Guests {
+    pool: Arc<Pool>,
+    options: GuestOptions,
+    /// Least recently used first.
+    kept: Mutex<VecDeque<(u64, Arc<dyn Directory>)>>,
+}
+
+impl Guests {
+    pub(crate) fn new(options: GuestOptions) -> Self {
+        let pool = Arc::new(Pool::default());
+        let weak = Arc::downgrade(&pool);
+        // Ends with the pool. Without the thread, idle ones are dropped when others are opened.
+        let _ = std::thread::Builder::new()
+            .name("guests-idle".into())
+            .spawn(move || {
+                loop {
+                    std::thread::sleep(IDLE / 4);
+                    match weak.upgrade() {
+                        Some(pool) => pool.drop_idle(IDLE),
+                        None => break,
+                    }
+                }
+            });
+        Guests {
+            pool,
+            options,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The directory called `place` of something with this identity: the one that is kept, or a new
+    /// one.
+    fn keep(
+        &self,
+        identity: u64,
+        make: impl FnOnce(GuestContext) -> Arc<dyn Directory>,
+        time: std::time::SystemTime,
+    ) -> Arc<dyn Directory> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = kept.iter().position(|(known, _)| *known == identity)
+            && let Some(found) = kept.remove(at)
+        {
+            kept.push_back(found.clone());
+            return found.1;
+        }
+        let dir = make(GuestContext {
+            pool: Arc::clone(&self.pool),
+            options: self.options,
+            time,
+            identity,
+        });
+        kept.push_back((identity, Arc::clone(&dir)));
+        let dropped = (kept.len() > KEPT).then(|| kept.pop_front());
+        // Closing what it held may take a while: not under the lock.
+        drop(kept);
+        drop(dropped);
+        dir
+    }
+
+    /// The inside of a disk that is opened by `open`.
+    pub(super) fn of_disk(
+        &self,
+        identity: Identity,
+        name: &str,
+        time: std::time::SystemTime,
+        open: OpenDisk,
+    ) -> Arc<dyn Directory> {
+        self.keep(
+            number(identity),
+            |context| disk_children(context, name, open),
+            time,
+        )
+    }
+
+    /// The volume groups over these disks.
+    pub(super) fn of_disks(
+        &self,
+        identity: Identity,
+        time: std::time::SystemTime,
+        disks: Vec<(String, OpenDisk)>,
+    ) -> Arc<dyn Directory> {
+        // Another number than that of a disk with the same identity.
+        let identity = number(identity).wrapping_add(1);
+        self.keep(identity, |guest| lvm_root(guest, disks), time)
+    }
+}
+
+fn number(identity: Identity) -> u64 {
+    match identity {
+        Identity::Named(number) => number,
+        Identity::Shared(system, inode) => system ^ inode.rotate_left(32),
+    }
+}
+
+/// The name of the directory of disk `index`: that of the disk, unless another entry of the point
+/// has it.
+pub(super) fn dir_name(point: &RestorePoint, index: usize) -> String {
+    let mut name = point.disks[index].name.clone();
+    let taken = |name: &str| {
+        name == LVM_DIR
+            || name == super::point::BACKUP_JSON
+            || point.disks.iter().any(|d| d.file_name() == name)
+            || point
+                .disks
+                .iter()
+                .enumerate()
+                .any(|(other, d)| other != index && d.name == name)
+    };
+    while taken(&name) {
+        name.push('~');
+    }
+    name
+}
+
+fn opener(context: &Arc<ViewContext>, point: &Arc<RestorePoint>, index: usize) -> Option<OpenDisk> {
+    let file = DiskFile::new(Arc::clone(context), Arc::clone(point), index)?;
+    Some(Arc::new(move || -> Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(DiskStreams::new(file.disk()?)))
+    }))
+}
+
+/// The inside of disk `index` of a point.
+pub(super) fn disk_dir(
+    context: &Arc<ViewContext>,
+    point: &Arc<RestorePoint>,
+    index: usize,
+) -> Option<Arc<dyn Directory>> {
+    let disk = &point.disks[index];
+    let version = point.json_meta.map(|m| m.version);
+    let identity = point_identity(&point.json_path, version, &format!("in {}", disk.vdi_ref));
+    let time = point_time(&point.name, context.since);
+    let open = opener(context, point, index)?;
+    Some(context.guests.of_disk(identity, &disk.name, time, open))
+}
+
+/// The volume groups over the disks of a point.
+pub(super) fn lvm_dir(
+    context: &Arc<ViewContext>,
+    point: &Arc<RestorePoint>,
+) -> Option<Arc<dyn Directory>> {
+    let version = point.json_meta.map(|m| m.version);
+    let identity = point_identity(&point.json_path, version, LVM_DIR);
+    let time = point_time(&point.name, context.since);
+    let disks: Option<Vec<(String, OpenDisk)>> = (0..point.disks.len())
+        .map(|index| {
+            Some((
+                point.disks[index].name.clone(),
+                opener(context, point, index)?,
+            ))
+        })
+        .collect();
+    Some(context.guests.of_disks(identity, time, disks?))
+}

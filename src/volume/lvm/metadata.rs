@@ -1,0 +1,291 @@
+//! A volume group's metadata as types: physical volumes, logical volumes, segments.
+
+use super::config::{self, Section, Value};
+use crate::error::{Error, Result};
+
+/// Logical volumes in one group.
+const MAX_VOLUMES: usize = 100_000;
+const SECTOR_BYTES: u64 = 512;
+
+/// A volume group as one metadata text describes it.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its id, without dashes.
+    pub id: String,
+    /// The number of the change that wrote this text.
+    pub seqno: u64,
+    /// Bytes of one extent.
+    pub extent_bytes: u64,
+    /// Physical volumes.
+    pub physical: Vec<Physical>,
+    /// All logical volumes, hidden ones included.
+    pub logical: Vec<Logical>,
+}
+
+/// A physical volume of a group.
+#[derive(Debug, Clone)]
+pub struct Physical {
+    /// The name that segments use (`pv0`).
+    pub name: String,
+    /// The id, without dashes.
+    pub id: String,
+    /// The device it was on, for people.
+    pub device: Option<String>,
+    /// First byte of extent 0.
+    pub start_bytes: u64,
+    /// Number of extents.
+    pub extents: u64,
+}
+
+/// A logical volume.
+#[derive(Debug, Clone)]
+pub struct Logical {
+    /// The name.
+    pub name: String,
+    /// The id, without dashes.
+    pub id: String,
+    /// Whether it is for people rather than a part of another one.
+    pub visible: bool,
+    /// Its segments in order.
+    pub segments: Vec<Segment>,
+}
+
+/// A run of extents.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// First extent within the logical volume.
+    pub start_extent: u64,
+    /// Number of extents.
+    pub extents: u64,
+    /// What it is made of.
+    pub kind: SegmentKind,
+}
+
+/// What a segment is made of.
+#[derive(Debug, Clone)]
+pub enum SegmentKind {
+    /// One area, or several taken in turn.
+    Striped {
+        /// Bytes taken from an area in turn; meaningless with one area.
+        stripe_bytes: u64,
+        /// The areas.
+        areas: Vec<Area>,
+    },
+    /// Copies of the same bytes without a record of which are current (old mirrors).
+    Mirror(Vec<Area>),
+    /// Copies of the same bytes: pairs of (record, copy) volumes.
+    Raid1(Vec<(Option<String>, String)>),
+    /// Volumes striped without redundancy.
+    Raid0 {
+        /// Bytes taken from a volume in turn.
+        stripe_bytes: u64,
+        /// The volumes.
+        images: Vec<String>,
+    },
+    /// A copy-on-write snapshot: only its origin can be read.
+    Snapshot {
+        /// The hidden volume that is presented under the name of the store.
+        store: String,
+    },
+    /// Zeros.
+    Zero,
+    /// Anything else, by its name.
+    Unsupported(String),
+}
+
+/// A place on a physical volume or on another logical volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Area {
+    /// The physical or logical volume.
+    pub name: String,
+    /// First extent there.
+    pub start_extent: u64,
+}
+
+/// Parses a metadata text.
+///
+/// # Errors
+/// `Corrupt` when the text does not describe a volume group.
+pub fn parse(text: &[u8]) -> Result<Group> {
+    let root = config::parse(text)?;
+    let (name, group) = root
+        .sections
+        .iter()
+        .find(|(_, section)| section.number("extent_size").is_some())
+        .ok_or_else(|| bad("there is no volume group in the text"))?;
+    let extent_bytes = group
+        .number("extent_size")
+        .and_then(|sectors| sectors.checked_mul(SECTOR_BYTES))
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| bad("the extent size makes no sense"))?;
+    let mut physical = Vec::new();
+    for (name, section) in sections(group, "physical_volumes") {
+        physical.push(Physical {
+            name: name.clone(),
+            id: plain_id(section),
+            device: section.text("device").map(str::to_string),
+            start_bytes: required(section, "pe_start")?
+                .checked_mul(SECTOR_BYTES)
+                .ok_or_else(|| bad("a physical volume starts too far out"))?,
+            extents: required(section, "pe_count")?,
+        });
+    }
+    let mut logical = Vec::new();
+    for (name, section) in sections(group, "logical_volumes") {
+        if logical.len() >= MAX_VOLUMES {
+            return Err(bad("there are too many logical volumes"));
+        }
+        logical.push(parse_logical(name, section)?);
+    }
+    Ok(Group {
+        name: name.clone(),
+        id: plain_id(group),
+        seqno: required(group, "seqno")?,
+        extent_bytes,
+        physical,
+        logical,
+    })
+}
+
+fn parse_logical(name: &str, section: &Section) -> Result<Logical> {
+    let mut segments = Vec::new();
+    for (key, segment) in &section.sections {
+        if key.starts_with("segment") {
+            segments.push(Segment {
+                start_extent: required(segment, "start_extent")?,
+                extents: required(segment, "extent_count")?,
+                kind: parse_kind(segment),
+            });
+        }
+    }
+    segments.sort_by_key(|segment: &Segment| segment.start_extent);
+    Ok(Logical {
+        name: name.to_string(),
+        id: plain_id(section),
+        visible: section.has_flag("status", "VISIBLE"),
+        segments,
+    })
+}
+
+fn parse_kind(segment: &Section) -> SegmentKind {
+    let kind = segment.text("type").unwrap_or("(no type)");
+    // "striped+FLAG" marks segments that older versions of LVM must leave alone.
+    let supported = match kind {
+        "striped" => striped(segment),
+        "mirror" => areas(segment, "mirrors").map(SegmentKind::Mirror),
+        "raid1" => raid_pairs(segment).map(SegmentKind::Raid1),
+        "raid0" | "raid0_meta" => raid0(segment),
+        "snapshot" => segment
+            .text("cow_store")
+            .map(|store| SegmentKind::Snapshot {
+                store: store.to_string(),
+            }),
+        "zero" => Some(SegmentKind::Zero),
+        _ => None,
+    };
+    supported.unwrap_or_else(|| SegmentKind::Unsupported(kind.to_string()))
+}
+
+fn striped(segment: &Section) -> Option<SegmentKind> {
+    let areas = areas(segment, "stripes")?;
+    if segment.number("stripe_count") != Some(areas.len() as u64) {
+        return None;
+    }
+    let stripe_bytes = match areas.len() {
+        1 => 0,
+        _ => stripe_bytes(segment)?,
+    };
+    Some(SegmentKind::Striped {
+        stripe_bytes,
+        areas,
+    })
+}
+
+fn raid0(segment: &Section) -> Option<SegmentKind> {
+    let images = match segment.value("raid0_lvs") {
+        Some(_) => names(segment.list("raid0_lvs"))?,
+        None => raid_pairs(segment)?.into_iter().map(|p| p.1).collect(),
+    };
+    if segment.number("device_count") != Some(images.len() as u64) {
+        return None;
+    }
+    Some(SegmentKind::Raid0 {
+        stripe_bytes: stripe_bytes(segment)?,
+        images,
+    })
+}
+
+fn stripe_bytes(segment: &Section) -> Option<u64> {
+    segment
+        .number("stripe_size")?
+        .checked_mul(SECTOR_BYTES)
+        .filter(|&bytes| bytes > 0)
+}
+
+/// `["pv0", 0, "pv1", 100]` as areas.
+fn areas(segment: &Section, name: &str) -> Option<Vec<Area>> {
+    let list = segment.list(name);
+    if list.is_empty() || !list.len().is_multiple_of(2) {
+        return None;
+    }
+    list.chunks_exact(2)
+        .map(|pair| match pair {
+            [Value::Text(name), Value::Number(extent)] => Some(Area {
+                name: name.clone(),
+                start_extent: u64::try_from(*extent).ok()?,
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
+/// `["lv_rmeta_0", "lv_rimage_0", …]` as pairs.
+fn raid_pairs(segment: &Section) -> Option<Vec<(Option<String>, String)>> {
+    let names = names(segment.list("raids"))?;
+    if names.is_empty() || !names.len().is_multiple_of(2) {
+        return None;
+    }
+    Some(
+        names
+            .chunks_exact(2)
+            .map(|pair| (Some(pair[0].clone()), pair[1].clone()))
+            .collect(),
+    )
+}
+
+fn names(list: &[Value]) -> Option<Vec<String>> {
+    list.iter()
+        .map(|value| match value {
+            Value::Text(name) => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn sections<'a>(group: &'a Section, name: &str) -> &'a [(String, Section)] {
+    group
+        .section(name)
+        .map_or(&[], |section| section.sections.as_slice())
+}
+
+fn required(section: &Section, name: &str) -> Result<u64> {
+    section
+        .number(name)
+        .ok_or_else(|| bad(&format!("{name} is missing")))
+}
+
+/// Ids are written with dashes in texts and without in labels.
+fn plain_id(section: &Section) -> String {
+    section
+        .text("id")
+        .unwrap_or_default()
+        .chars()
+        .filter(|&c| c != '-')
+        .collect()
+}
+
+fn bad(message: &str) -> Error {
+    Error::corrupt(format!("volume group metadata: {message}"))
+}

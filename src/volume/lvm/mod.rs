@@ -1,0 +1,18 @@
+//! LVM2: physical volumes, their metadata text, and logical volumes as mappings.
+//!
+//! Flow: [`label`] finds the label and the metadata area of one physical volume and checks the
+//! text's checksum; [`config`] parses the text; [`metadata`] turns it into typed segments;
+//! [`group`] puts the volumes of a group together from whatever physical volumes are there. Nothing
+//! here talks to the host's LVM. Facts come from LVM2's sources (`lib/format_text/layout.h`,
+//! `lib/label/label.h`, `lib/misc/crc.c`) and from volumes written by its tools.
+
+pub mod config;
+pub mod group;
+#[cfg(test)]
+mod group_tests;
+pub mod label;
+pub mod map;
+pub mod metadata;
+mod raid;
+
+pub use group::{LogicalVolume, PhysicalVolume, VolumeGroup, assemble_groups};

@@ -1,0 +1,269 @@
+//! The PC partition table (MBR) with its chain of extended boot records.
+//!
+//! Layout: four 16-byte entries at byte 446, `55 AA` at 510; an entry has a boot indicator at 0, a
+//! type at 4, the first sector at 8 and the number of sectors at 12, both little-endian 32 bits
+//! (UEFI specification 2.10, section 5.2.1). Numbers of logical partitions follow Linux
+//! (`block/partitions/msdos.c`): 5 and up, in the order of the chain.
+
+use std::collections::HashSet;
+
+use super::bits::{has, le32};
+use super::{Partition, PartitionType, Problem};
+use crate::error::Result;
+use crate::io::ReadAt;
+
+/// Sectors of MBR tables. VHD disks always have 512-byte sectors.
+pub const SECTOR_BYTES: u64 = 512;
+/// The protective entry that says "see the GPT".
+pub const TYPE_PROTECTIVE: u8 = 0xEE;
+/// Linux stops at 256 partitions; so does this.
+const MAX_PARTITIONS: u32 = 256;
+/// Extended boot records followed at most, empty ones included.
+const MAX_CHAIN: usize = 512;
+
+/// One of the four entries of a sector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// 0x80 for the active partition, else 0.
+    pub boot_indicator: u8,
+    /// The type byte; 0 is an unused entry.
+    pub kind: u8,
+    /// First sector: absolute in the MBR, relative in extended boot records.
+    pub start_sector: u32,
+    /// Number of sectors.
+    pub sectors: u32,
+}
+
+impl Entry {
+    /// Whether the entry describes anything.
+    pub fn is_used(&self) -> bool {
+        self.kind != 0 && self.sectors != 0
+    }
+
+    /// Whether the entry is a container of logical partitions.
+    pub fn is_extended(&self) -> bool {
+        matches!(self.kind, 0x05 | 0x0F | 0x85)
+    }
+}
+
+/// The four entries of a sector, `None` without the `55 AA` signature.
+pub fn parse_sector(sector: &[u8]) -> Option<[Entry; 4]> {
+    if !has(sector, 510, &[0x55, 0xAA]) {
+        return None;
+    }
+    Some(std::array::from_fn(|index| {
+        let at = 446 + 16 * index;
+        Entry {
+            boot_indicator: sector[at],
+            kind: sector[at + 4],
+            start_sector: le32(sector, at + 8),
+            sectors: le32(sector, at + 12),
+        }
+    }))
+}
+
+/// Whether entries can be a partition table rather than boot code that happens to end in `55 AA`:
+/// boot indicators are valid, something is used, and nothing used starts at sector 0 or past the
+/// end of the disk.
+pub fn is_plausible(entries: &[Entry; 4], disk_len_bytes: u64) -> bool {
+    entries.iter().all(|e| matches!(e.boot_indicator, 0 | 0x80))
+        && entries.iter().any(Entry::is_used)
+        && entries.iter().filter(|e| e.is_used()).all(|e| {
+            e.start_sector > 0 && u64::from(e.start_sector) * SECTOR_BYTES < disk_len_bytes
+        })
+}
+
+/// Partitions of the table whose primary entries are given, logical ones included; extended
+/// containers themselves are left out. Reads one sector per logical partition.
+///
+/// # Errors
+/// Only when the disk cannot be read; a damaged chain ends with a problem.
+pub fn read(
+    disk: &dyn ReadAt,
+    entries: &[Entry; 4],
+    problems: &mut Vec<Problem>,
+) -> Result<Vec<Partition>> {
+    let mut found = Vec::new();
+    let mut next_logical = 5;
+    for (entry, number) in entries.iter().zip(1..) {
+        if !entry.is_used() {
+            continue;
+        }
+        if entry.is_extended() {
+            read_extended(disk, entry, &mut next_logical, &mut found, problems)?;
+        } else {
+            let start_sector = u64::from(entry.start_sector);
+            push(disk, &mut found, problems, number, entry, start_sector);
+        }
+    }
+    found.sort_by_key(|partition| partition.number);
+    Ok(found)
+}
+
+fn read_extended(
+    disk: &dyn ReadAt,
+    container: &Entry,
+    number: &mut u32,
+    found: &mut Vec<Partition>,
+    problems: &mut Vec<Problem>,
+) -> Result<()> {
+    let first_sector = u64::from(container.start_sector);
+    let end_sector = first_sector + u64::from(container.sectors);
+    let mut at_sector = first_sector;
+    let mut visited = HashSet::new();
+    loop {
+        if !visited.insert(at_sector) || visited.len() > MAX_CHAIN || *number > MAX_PARTITIONS {
+            problems.push(Problem::new(
+                "partition table",
+                "the chain of logical partitions loops or is too long; the rest of it is left out",
+            ));
+            return Ok(());
+        }
+        let at_bytes = at_sector * SECTOR_BYTES;
+        if at_bytes + SECTOR_BYTES > disk.len_bytes() {
+            problems.push(Problem::new(
+                "partition table",
+                "the chain of logical partitions leads past the end of the disk",
+            ));
+            return Ok(());
+        }
+        let mut sector = [0; SECTOR_BYTES as usize];
+        disk.read_exact_at(&mut sector, at_bytes)?;
+        let Some(entries) = parse_sector(&sector) else {
+            problems.push(Problem::new(
+                "partition table",
+                format!("the extended boot record at sector {at_sector} has no signature; logical partitions from it on are left out"),
+            ));
+            return Ok(());
+        };
+        for (index, entry) in entries.iter().enumerate() {
+            if !entry.is_used() || entry.is_extended() {
+                continue;
+            }
+            let start_sector = at_sector + u64::from(entry.start_sector);
+            let end = start_sector + u64::from(entry.sectors);
+            // The third and fourth entries often hold garbage (so says Linux).
+            if index >= 2 && (start_sector < first_sector || end > end_sector) {
+                continue;
+            }
+            push(disk, found, problems, *number, entry, start_sector);
+            *number += 1;
+        }
+        match entries.iter().find(|e| e.is_extended() && e.sectors != 0) {
+            Some(link) => at_sector = first_sector + u64::from(link.start_sector),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn push(
+    disk: &dyn ReadAt,
+    found: &mut Vec<Partition>,
+    problems: &mut Vec<Problem>,
+    number: u32,
+    entry: &Entry,
+    start_sector: u64,
+) {
+    // 32-bit sector numbers, at most two of them added: no overflow in 64 bits.
+    let start_bytes = start_sector * SECTOR_BYTES;
+    let len_bytes = u64::from(entry.sectors) * SECTOR_BYTES;
+    let Some(len_bytes) = super::detect::clip(disk, number, start_bytes, len_bytes, problems)
+    else {
+        return;
+    };
+    found.push(Partition {
+        number,
+        start_bytes,
+        len_bytes,
+        kind: PartitionType::Mbr(entry.kind),
+        name: None,
+        guid: None,
+    });
+}
+
+/// Names of the type bytes that are common in guests.
+pub fn type_name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        0x01 | 0x04 | 0x06 | 0x0E => "fat16",
+        0x07 => "ntfs-or-exfat",
+        0x0B | 0x0C => "fat32",
+        0x27 => "windows-recovery",
+        0x42 => "windows-ldm",
+        0x82 => "linux-swap",
+        0x83 => "linux",
+        0x8E => "linux-lvm",
+        0xA5 => "freebsd",
+        0xA6 => "openbsd",
+        0xA9 => "netbsd",
+        0xAF => "apple-hfs",
+        0xBF => "solaris",
+        0xEE => "gpt-protective",
+        0xEF => "efi-system",
+        0xFD => "linux-raid",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(disk: &mut [u8], sector: usize, index: usize, kind: u8, start: u32, count: u32) {
+        let base = sector * 512;
+        let at = base + 446 + 16 * index;
+        disk[at + 4] = kind;
+        disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+        disk[at + 12..at + 16].copy_from_slice(&count.to_le_bytes());
+        disk[base + 510] = 0x55;
+        disk[base + 511] = 0xAA;
+    }
+
+    fn read_all(disk: &Vec<u8>) -> (Vec<Partition>, Vec<Problem>) {
+        let entries = parse_sector(&disk[..512]).unwrap();
+        let mut problems = Vec::new();
+        let found = read(disk, &entries, &mut problems).unwrap();
+        (found, problems)
+    }
+
+    #[test]
+    fn logical_partitions_count_from_five_along_the_chain() {
+        let mut disk = vec![0; 512 * 300];
+        put(&mut disk, 0, 0, 0x83, 10, 20);
+        put(&mut disk, 0, 3, 0x05, 100, 150);
+        put(&mut disk, 100, 0, 0x83, 2, 10);
+        put(&mut disk, 100, 1, 0x05, 50, 50);
+        put(&mut disk, 150, 0, 0x82, 2, 10);
+        let (found, problems) = read_all(&disk);
+        let short: Vec<_> = found
+            .iter()
+            .map(|p| (p.number, p.start_bytes / 512, p.len_bytes / 512))
+            .collect();
+        assert_eq!(short, [(1, 10, 20), (5, 102, 10), (6, 152, 10)]);
+        assert_eq!(found[2].type_name(), "linux-swap");
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_loops_ends_with_a_problem_and_keeps_what_it_found() {
+        let mut disk = vec![0; 512 * 300];
+        put(&mut disk, 0, 0, 0x0F, 100, 150);
+        put(&mut disk, 100, 0, 0x83, 2, 10);
+        put(&mut disk, 100, 1, 0x05, 50, 50);
+        put(&mut disk, 150, 0, 0x83, 2, 10);
+        put(&mut disk, 150, 1, 0x05, 0, 50);
+        let (found, problems) = read_all(&disk);
+        assert_eq!(found.len(), 2);
+        assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn a_partition_past_the_end_is_left_out_and_a_long_one_is_cut() {
+        let mut disk = vec![0; 512 * 100];
+        put(&mut disk, 0, 0, 0x83, 10, 1000);
+        put(&mut disk, 0, 1, 0x83, 4_000_000_000, 1);
+        let (found, problems) = read_all(&disk);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].len_bytes, 90 * 512);
+        assert_eq!(problems.len(), 2);
+    }
+}

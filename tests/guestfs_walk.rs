@@ -1,0 +1,205 @@
+//! The tree that brfs shows of a guest file system is the tree that the kernel's own driver shows:
+//! names, types, modes, owners, sizes, times, link counts, targets, attributes and contents.
+//!
+//! The images under `tests/fixtures/guests` were made by `scripts/fixtures/make-guests --golden`, which
+//! also wrote down what the kernel (for NTFS and exFAT their FUSE drivers, for FAT the source of the copy)
+//! showed. Larger ones can be compared with
+//! `BRFS_GUESTS=DIR cargo test --release --test guestfs_walk -- --ignored`.
+
+mod guest_support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::io::ReadAt;
+use brfs::tree::Directory;
+use guest_support::{Image, context, differences, disk, golden, golden_text, walk};
+
+fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {
+    let mut found = walk(root);
+    found.retain(|path, _| !ignore(path));
+    let count = found.len();
+    let different = differences(manifest, found);
+    assert!(
+        different.is_empty(),
+        "{name}: {} differences in {count} paths:\n{}",
+        different.len(),
+        different[..different.len().min(40)].join("\n")
+    );
+    assert!(count > 0, "{name}: nothing was found");
+    println!("{name}: {count} paths are equal");
+}
+
+fn compare_golden(name: &str) {
+    let manifest = golden_text(&format!("{name}.manifest"));
+    compare(name, &*disk(golden(name)), &manifest, |_| false);
+}
+
+/// Raw volumes and the directories of volumes are not in manifests.
+fn is_ours(path: &str) -> bool {
+    path.ends_with(".raw")
+        || ["part1", "part2", "guest-vg"].contains(&path)
+        || path.matches('/').count() == 1 && path.starts_with("guest-vg/")
+}
+
+#[test]
+fn ext2_with_linear_directories_and_block_maps() {
+    compare_golden("ext2-1k");
+}
+
+#[test]
+fn ext4_with_inline_data_and_large_attributes() {
+    compare_golden("ext4-1k-inline");
+}
+
+#[test]
+fn ext4_with_a_dirty_journal() {
+    compare_golden("ext4-dirty");
+}
+
+#[test]
+fn xfs_with_a_dirty_log() {
+    compare_golden("xfs-dirty");
+}
+
+#[test]
+fn btrfs_with_subvolumes_and_snapshots() {
+    compare_golden("btrfs");
+}
+
+#[test]
+fn btrfs_compressed() {
+    compare_golden("btrfs-zstd");
+}
+
+#[test]
+fn ntfs_with_compressed_files_and_streams() {
+    compare_golden("ntfs");
+}
+
+#[test]
+fn ntfs_with_clusters_larger_than_index_blocks() {
+    compare_golden("ntfs-64k");
+}
+
+#[test]
+fn fat32_from_mtools() {
+    compare_golden("fat32");
+}
+
+#[test]
+fn exfat() {
+    compare_golden("exfat");
+}
+
+#[test]
+fn an_esp_and_an_ext4_on_a_gpt() {
+    let root = disk(golden("partitioned"));
+    let manifest = golden_text("partitioned.manifest");
+    compare("partitioned", &*root, &manifest, is_ours);
+    let raw = root.lookup("part1.raw".as_ref()).unwrap().unwrap();
+    let attribute = |name: &str| raw.base().xattr(name.as_ref()).unwrap().unwrap();
+    assert_eq!(attribute("user.brfs.content"), b"fat");
+    assert_eq!(attribute("user.brfs.type"), b"efi-system");
+    assert_eq!(attribute("user.brfs.name"), b"EFI");
+}
+
+fn opened(disks: Vec<(&str, Arc<dyn ReadAt>)>) -> Vec<(String, OpenDisk)> {
+    disks
+        .into_iter()
+        .map(|(name, disk)| {
+            let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
+            (name.to_string(), open)
+        })
+        .collect()
+}
+
+#[test]
+fn logical_volumes_over_two_disks_and_with_one_missing() {
+    let (first, second) = (golden("lvm-a"), golden("lvm-b"));
+    let manifest = golden_text("lvm.lvm-manifest");
+    let both = opened(vec![("xvda", first.clone()), ("xvdb", second)]);
+    compare("lvm", &*lvm_root(context(), both), &manifest, is_ours);
+    // With one disk gone the group is still there; reading what was on the other disk fails.
+    let one = lvm_root(context(), opened(vec![("xvda", first)]));
+    let group = one.lookup("guest-vg".as_ref()).unwrap().unwrap();
+    let brfs::tree::Node::Dir(group) = group else {
+        panic!("a group is a directory");
+    };
+    let linear = group.lookup("linear.raw".as_ref()).unwrap().unwrap();
+    let brfs::tree::Node::File(linear) = linear else {
+        panic!("a raw volume is a file");
+    };
+    let open = linear.open().unwrap();
+    let mut buf = vec![0; 4096];
+    assert!(open.read(0, 4096, &mut buf).is_ok());
+    assert!(open.read(8 << 20, 4096, &mut buf).is_err());
+}
+
+#[test]
+#[ignore = "needs images made by scripts/fixtures/make-guests"]
+fn given_images_are_as_the_kernel_shows_them() {
+    let Some(dir) = std::env::var_os("BRFS_GUESTS") else {
+        panic!("set BRFS_GUESTS to a directory made by make-guests");
+    };
+    let only = std::env::var("BRFS_GUEST").unwrap_or_default();
+    let mut names: Vec<_> = std::fs::read_dir(&dir)
+        .unwrap()
+        .filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            name.strip_suffix(".manifest").map(str::to_string)
+        })
+        .filter(|name| only.is_empty() || *name == only)
+        .collect();
+    names.sort();
+    let mut failed = Vec::new();
+    for name in names {
+        let image = Image::open(&Path::new(&dir).join(format!("{name}.img")));
+        let manifest =
+            std::fs::read_to_string(Path::new(&dir).join(format!("{name}.manifest"))).unwrap();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            compare(&name, &*disk(image), &manifest, |path| {
+                name == "partitioned" && is_ours(path)
+            });
+        }));
+        if let Err(panic) = result {
+            let text = panic.downcast_ref::<String>().cloned();
+            println!("{}", text.unwrap_or_default());
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// For every `NAME.raw` with a `NAME.files.sha256` beside it (as `sha256sum` writes it, relative to the
+/// root of a file system), each file listed is on one of the partitions with that content.
+#[test]
+#[ignore = "needs disks with lists of their files"]
+fn given_disks_hold_the_listed_files() {
+    let Some(dir) = std::env::var_os("BRFS_DISKS") else {
+        panic!("set BRFS_DISKS to a directory with NAME.raw and NAME.files.sha256");
+    };
+    let mut checked = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.to_str().unwrap().to_string();
+        let Some(stem) = name.strip_suffix(".files.sha256") else {
+            continue;
+        };
+        let found = walk(&*disk(Image::open(Path::new(&format!("{stem}.raw")))));
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let (sum, file) = line.split_once("  ./").unwrap();
+            let escaped = guest_support::escape(file.as_bytes());
+            let is_there = (1..=4).any(|part| {
+                found
+                    .get(&format!("part{part}/{escaped}"))
+                    .is_some_and(|line| line.split('\t').nth(10) == Some(sum))
+            });
+            assert!(is_there, "{stem}: {file}");
+            checked += 1;
+        }
+    }
+    println!("{checked} files are equal");
+    assert!(checked > 0);
+}
