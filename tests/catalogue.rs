@@ -611,6 +611,76 @@ fn info_tells_chains_and_damage() {
 }
 
 #[test]
+fn a_vm_is_found_by_the_start_or_a_part_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(19);
+    let uuids = [
+        "3f2a9c1e-1111-4222-8333-444455556666",
+        "db000000-1111-4222-8333-444455556666",
+        "0a000000-1111-4222-8333-444455556666",
+        "0b000000-1111-4222-8333-444455556666",
+    ];
+    let labels = ["web-01 \"α\" / prod", "Web-02", "db-main", "DB"];
+    for (uuid, label) in uuids.iter().zip(labels) {
+        let mut vm = Vm::new(&mut rng, label);
+        vm.uuid = (*uuid).to_owned();
+        vm.full_backups.push(SERIES_START_S);
+        vm.write(dir.path());
+    }
+    for (text, found) in [
+        ("web-01", 0),
+        ("WEB-01", 0),
+        ("web-01 \"α\" _", 0),
+        ("\"Α\"", 0),
+        ("02", 1),
+        ("web-02", 1),
+        ("db0", 1),
+        ("db-", 2),
+        ("main", 2),
+        ("DB", 3),
+        ("db", 3),
+    ] {
+        let (_, listed) = run_ls(dir.path(), Some(text), None);
+        assert_eq!(listed["vm"]["uuid"], uuids[found], "{text}");
+    }
+    // A part that several have is told with all of them.
+    for (text, candidates) in [
+        ("web", &["web-01", "Web-02"][..]),
+        ("d", &["db-main", "DB", "Web-02"]),
+        ("b", &["web-01", "Web-02", "db-main", "DB"]),
+        ("", &["web-01", "Web-02", "db-main", "DB"]),
+    ] {
+        let e = info::info(&info_args(dir.path(), &[text], false), &mut Vec::new()).unwrap_err();
+        let told = format!("{e:#}");
+        for candidate in candidates {
+            assert!(told.contains(candidate), "{text}: {told}");
+        }
+    }
+}
+
+#[test]
+fn info_tells_all_that_is_wrong_with_a_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(20);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let state = ".20260301T013000Z.vhd.merge.json";
+    fs::write(written.chains[0].vdi_dir.join(state), "{").unwrap();
+    // Two blocks at one place.
+    let layer = written.chains[0].layers[1].file();
+    let mut bytes = fs::read(&layer.path).unwrap();
+    let entry = |n: u64| layer.bat_entry_offset(n) as usize;
+    let first: Vec<u8> = bytes[entry(0)..entry(0) + 4].to_vec();
+    bytes[entry(1)..entry(1) + 4].copy_from_slice(&first);
+    fs::write(&layer.path, bytes).unwrap();
+    let (damaged, report) = run_info(dir.path(), &["3f2a", "latest", "xvda"]);
+    assert!(damaged);
+    let told = report["points"][0]["disk_reports"][0]["problems"].to_string();
+    assert!(told.contains("merge state cannot be used"), "{told}");
+    assert!(told.contains("lie over each other"), "{told}");
+}
+
+#[test]
 fn encrypted_repositories_are_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(17);
