@@ -77,7 +77,7 @@ fn what_is_not_there_is_answered_with_candidates() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(15);
     let vm = web(&mut rng);
-    vm.write(dir.path());
+    let written = vm.write(dir.path());
     for (wanted, candidate) in [
         (vec!["nobody"], WEB),
         (vec!["3f2a", "2027"], "20260301T033000Z"),
@@ -89,6 +89,20 @@ fn what_is_not_there_is_answered_with_candidates() {
     }
     let e = info::info(&info_args(dir.path(), &[], false), &mut Vec::new()).unwrap_err();
     assert!(format!("{e:#}").contains("which VM"), "{e:#}");
+    let e = info::info(
+        &info_args(Path::new("/nonexistent"), &[], false),
+        &mut Vec::new(),
+    );
+    let e = e.unwrap_err();
+    assert!(format!("{e:#}").contains("No such file"), "{e:#}");
+    let image = written.chains[0].youngest();
+    let e = info::info(&info_args(image, &["3f2a"], false), &mut Vec::new()).unwrap_err();
+    assert!(format!("{e:#}").contains("a single .vhd"), "{e:#}");
+    let url = Path::new("s3://key:hush@host/bucket");
+    for wanted in [&[][..], &["3f2a"]] {
+        let e = info::info(&info_args(url, wanted, false), &mut Vec::new()).unwrap_err();
+        assert!(!format!("{e:#}").contains("hush"), "{e:#}");
+    }
 }
 
 #[test]

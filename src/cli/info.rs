@@ -87,7 +87,9 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let plain = args.repository.strip_prefix("file://");
     let path = std::path::Path::new(plain.unwrap_or(&args.repository));
     if !path.is_file() {
-        bail!("which VM? See brfs ls {}", escape(&args.repository));
+        // Refuses what is no repository with its reason.
+        select::open_catalogue(&args.repository)?.folders()?;
+        bail!("which VM? `brfs ls REPOSITORY` lists them");
     }
     let path = path.canonicalize().context("cannot resolve the path")?;
     let (root, inside) = split_bare_path(&path)?;

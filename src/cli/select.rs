@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::output::escape;
 use crate::config::Location;
@@ -19,9 +19,17 @@ const ONE_COMMAND: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When the location cannot be parsed or opened, or the repository is encrypted.
 pub fn open_catalogue(repository: &str) -> Result<Catalogue> {
-    let store = Location::parse(repository)
-        .and_then(|location| location.open())
-        .with_context(|| format!("cannot open the repository {}", escape(repository)))?;
+    // Messages never repeat what was typed: a URL may hold secrets.
+    let location = Location::parse(repository)?;
+    let Location::Local(path) = &location;
+    if path.is_file() {
+        let path = path.display().to_string();
+        bail!(
+            "{} is a file, not a repository; `brfs info` and `brfs mount` take a single .vhd",
+            escape(&path)
+        );
+    }
+    let store = location.open()?;
     check_is_clear(&*store)?;
     Ok(Catalogue::new(store, ONE_COMMAND))
 }
