@@ -1,4 +1,4 @@
-//! The catalogue, the tree and the listing commands over generated repositories, without FUSE.
+//! The catalogue and the tree over generated repositories, without FUSE.
 
 mod support;
 mod tree_walk;
@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-use brfs::cli::{info, ls};
 use brfs::error::ErrorKind;
 use brfs::image::DiskContext;
 use brfs::repo::Catalogue;
 use brfs::store::{LocalStore, Store};
 use brfs::tree::{Node, NodeKind};
 use brfs::views::{bare_root, repository_root_with, split_bare_path};
-use serde_json::{Value, json};
-use support::chain::{Chain, Storage};
+use serde_json::json;
+use support::chain::Storage;
 use support::dates::SERIES_START_S;
 use support::repo::{Cache, Vm};
 use support::rng::Rng;
-use support::sparse::Fill;
 use support::vhd_dir::Filter;
+use support::web::{WEB, chain, web};
 use support::{catalogue, clutter};
 use tree_walk::{WatchedStore, find, must_find, names, read_all, read_error, target, walk, xattr};
 
@@ -41,34 +40,6 @@ fn aged_root_of(store: Arc<dyn Store>, max_age: Duration) -> Node {
 fn local(path: &Path) -> Arc<dyn Store> {
     Arc::new(LocalStore::open(path).unwrap())
 }
-
-fn chain(rng: &mut Rng, layers: u64, storage: Storage) -> Chain {
-    let mut chain = Chain::new();
-    for layer in 0..layers {
-        let seed = rng.next_u64();
-        chain
-            .push(rng, (3 << 20) + 1536)
-            .storage(storage)
-            .write(17 * layer, 900, Fill::Random(seed))
-            .write(5000 + layer, 100, Fill::Text(seed));
-    }
-    chain
-}
-
-/// Two disks and a memory image at three restore points.
-fn web(rng: &mut Rng) -> Vm {
-    let mut vm = Vm::new(rng, "web-01 \"α\" / prod");
-    vm.uuid = "3f2a9c1e-1111-4222-8333-444455556666".to_owned();
-    let disk = chain(rng, 3, Storage::File);
-    vm.disk(rng, "root", disk);
-    let disk = chain(rng, 3, Storage::Dir(Filter::Brotli));
-    vm.disk(rng, "data", disk);
-    let image = chain(rng, 1, Storage::File);
-    vm.suspend_image(rng, image);
-    vm
-}
-
-const WEB: &str = "web-01 \"α\" _ prod (3f2a9c1e)";
 
 #[test]
 fn tree_shows_every_restore_point_with_the_right_bytes() {
@@ -499,132 +470,6 @@ fn hostile_names_are_shown_safely() {
         assert!(count == 6 || count == 1, "{:?}", names(&point));
     }
     walk(&root);
-}
-
-fn run_ls(repository: &Path, vm: Option<&str>, point: Option<&str>) -> (bool, Value) {
-    let args = ls::Args {
-        repository: repository.to_str().unwrap().to_owned(),
-        vm: vm.map(str::to_owned),
-        point: point.map(str::to_owned),
-        json: true,
-        storage: Default::default(),
-    };
-    let mut out = Vec::new();
-    let damaged = ls::list(&args, &mut out).unwrap();
-    (damaged, serde_json::from_slice(&out).unwrap())
-}
-
-fn info_args(repository: &Path, wanted: &[&str], json: bool) -> info::Args {
-    let word = |at: usize| wanted.get(at).map(|w| (*w).to_owned());
-    info::Args {
-        repository: repository.to_str().unwrap().to_owned(),
-        vm: word(0),
-        point: word(1),
-        disk: word(2),
-        json,
-        storage: Default::default(),
-    }
-}
-
-fn run_info(repository: &Path, wanted: &[&str]) -> (bool, Value) {
-    let mut text = Vec::new();
-    info::info(&info_args(repository, wanted, false), &mut text).unwrap();
-    let text = String::from_utf8(text).unwrap();
-    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text}");
-    let mut out = Vec::new();
-    let damaged = info::info(&info_args(repository, wanted, true), &mut out).unwrap();
-    (damaged, serde_json::from_slice(&out).unwrap())
-}
-
-#[test]
-fn ls_lists_vms_points_and_disks() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rng = Rng::new(14);
-    let vm = web(&mut rng);
-    vm.write(dir.path());
-    let (damaged, vms) = run_ls(dir.path(), None, None);
-    assert!(!damaged);
-    assert_eq!(vms["vms"][0]["name"], "web-01 \"α\" / prod");
-    assert_eq!(vms["vms"][0]["points"], 3);
-    for name in ["3f2a", "web-01 \"α\" / prod", WEB, vm.uuid.as_str()] {
-        let (_, points) = run_ls(dir.path(), Some(name), None);
-        assert_eq!(points["points"][2]["name"], "20260301T033000Z", "{name}");
-        assert_eq!(
-            points["points"][2]["disks"],
-            json!(["xvda.raw", "xvdb.raw"])
-        );
-    }
-    for point in ["latest", "20260301T033000Z", "2026-03-01T03", "20260301T03"] {
-        let (damaged, disks) = run_ls(dir.path(), Some("3f2a"), Some(point));
-        assert!(!damaged);
-        assert_eq!(disks["disks"][1]["compression"], "brotli");
-        assert_eq!(disks["disks"][1]["chain_length"], 3);
-        assert_eq!(disks["disks"][0]["size"], (3 << 20) + 1536);
-    }
-}
-
-#[test]
-fn what_is_not_there_is_answered_with_candidates() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rng = Rng::new(15);
-    let vm = web(&mut rng);
-    vm.write(dir.path());
-    for (wanted, candidate) in [
-        (vec!["nobody"], WEB),
-        (vec!["3f2a", "2027"], "20260301T033000Z"),
-        (vec!["3f2a", "20260301"], "20260301T013000Z"),
-        (vec!["3f2a", "latest", "xvdz"], "xvda"),
-    ] {
-        let e = info::info(&info_args(dir.path(), &wanted, false), &mut Vec::new()).unwrap_err();
-        assert!(format!("{e:#}").contains(candidate), "{e:#}");
-    }
-    let e = info::info(&info_args(dir.path(), &[], false), &mut Vec::new()).unwrap_err();
-    assert!(format!("{e:#}").contains("which VM"), "{e:#}");
-}
-
-#[test]
-fn info_tells_chains_and_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rng = Rng::new(16);
-    let vm = web(&mut rng);
-    let written = vm.write(dir.path());
-    let (damaged, report) = run_info(dir.path(), &["3f2a", "latest", "xvda"]);
-    assert!(!damaged, "{report:#}");
-    let disk = &report["points"][0]["disk_reports"][0];
-    assert_eq!(disk["chain"].as_array().unwrap().len(), 3);
-    assert!(disk["allocated"].as_u64().unwrap() > 0);
-
-    fs::write(&written.points[0].json_path, "{").unwrap();
-    fs::write(written.chains[0].youngest(), "gone").unwrap();
-    let lost = written.chains[1].layers[0].data();
-    fs::remove_dir_all(lost).unwrap();
-    fs::write(written.directory.join("cache.json.gz"), "x").unwrap();
-    let vms = written.directory.parent().unwrap();
-    fs::create_dir(vms.join(format!("{}.lock", vm.uuid))).unwrap();
-    let (damaged, report) = run_info(dir.path(), &["3f2a"]);
-    assert!(damaged);
-    assert_eq!(report["notes"].as_array().unwrap().len(), 2, "{report:#}");
-    let points = report["points"].as_array().unwrap();
-    let states: Vec<bool> = points.iter().map(|p| p["damaged"] == true).collect();
-    assert_eq!(states, [true, true, true]);
-    let problems = |disk: usize| &points[1]["disk_reports"][disk]["problems"];
-    assert_eq!(*problems(0), json!([]), "xvda of the second point is sound");
-    assert_ne!(*problems(1), json!([]));
-}
-
-#[test]
-fn encrypted_repositories_are_refused_with_the_reason() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rng = Rng::new(17);
-    web(&mut rng).write(dir.path());
-    fs::write(
-        dir.path().join("encryption.json"),
-        r#"{"algorithm":"aes-256-gcm"}"#,
-    )
-    .unwrap();
-    let args = info_args(dir.path(), &["3f2a"], false);
-    let e = info::info(&args, &mut Vec::new()).unwrap_err();
-    assert!(format!("{e:#}").contains("encrypted (aes-256-gcm)"));
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn mistakes_are_explained_before_anything_is_mounted() {
         let mut command = Command::new(BRFS);
         command.arg("mount").args(flags).arg(repository).arg(at);
         let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         said(&output)
     };
     let none = place.dir.path().join("none");
@@ -270,6 +270,8 @@ fn mistakes_are_explained_before_anything_is_mounted() {
     assert!(text.contains("did you mean"), "{text}");
     let text = fails(&none, place.at(), &[]);
     assert!(text.contains("none"), "{text}");
+    let text = fails(Path::new("/etc/passwd"), place.at(), &[]);
+    assert!(text.contains("VHD"), "{text}");
     let text = fails(&place.repository, &none, &[]);
     assert!(text.contains("does not exist"), "{text}");
     let text = fails(&place.repository, place.at(), &["-o", "nonsense"]);

@@ -68,7 +68,7 @@ fn only_entry(dir: &Path) -> PathBuf {
 fn check_copy(copy: &Path, disk: &Path, reference: &Path, what: &str) {
     sh(&format!("cmp {copy:?} {reference:?}"));
     let (stored, copied) = (allocated(disk), allocated(copy));
-    assert!(stored < guest::SIZE / 4, "{what}: {stored}");
+    assert!(stored < guest::SIZE / 3, "{what}: {stored}");
     assert!(copied <= stored + (1 << 20), "{what}: {copied} of {stored}");
 }
 
@@ -104,7 +104,7 @@ fn copies_are_right_and_sparse() {
         ));
         // The archive itself holds data only.
         assert!(
-            fs::metadata(&copy).unwrap().len() < guest::SIZE / 4,
+            fs::metadata(&copy).unwrap().len() < guest::SIZE / 3,
             "tar -S"
         );
         check_copy(&unpacked.join(name), &disk, reference, "tar -S");
@@ -127,8 +127,8 @@ fn dd_reads_right_at_odd_offsets_and_directly() {
             "bs=777 skip=1351 count=5000",
             "bs=4096 skip=255 count=3",
             "bs=65537 skip=15 count=40",
-            "bs=3M skip=85",
-            "bs=512 skip=524290",
+            "bs=3M skip=42",
+            "bs=512 skip=262142",
             "bs=1M skip=300 count=1",
         ] {
             assert_eq!(

@@ -82,9 +82,9 @@ fn check_through_library(set: &Set) {
     for repository in &set.repositories {
         let root = set.path(repository.name);
         for disk in 0..repository.disks {
-            for point in repository.first..DATES.len() {
+            for (point, date) in DATES.iter().enumerate().skip(repository.first) {
                 let opened = open(&root, &set.head(repository, disk, point));
-                let what = format!("{} {} {}", repository.name, DISKS[disk], DATES[point]);
+                let what = format!("{} {} {date}", repository.name, DISKS[disk]);
                 assert_eq!(opened.len_bytes(), SIZES[disk], "{what}");
                 assert_eq!(sum_of_disk(&opened), set.sum(disk, point), "{what}");
             }
@@ -123,7 +123,7 @@ fn check_through_mount(set: &Set) {
                     assert_eq!(golden::sha256(&path), set.sum(disk, point), "{what}");
                 } else {
                     // Its data is not there: visible with its size, and never zeros.
-                    let e = File::open(&path).err().expect("opened a missing disk");
+                    let e = File::open(&path).expect_err("opened a missing disk");
                     assert_eq!(e.raw_os_error(), Some(5), "{what}: {e}");
                 }
             }
@@ -247,7 +247,7 @@ fn every_block_of_a_gutted_directory_is_right_or_an_error() {
     let complete = complete.unwrap();
     let gutted = set.dir.join("partial/vhddir-gzip");
     let mut counts = (0, 0);
-    for point in 0..DATES.len() {
+    for (point, date) in DATES.iter().enumerate() {
         let head = set.head(complete, 0, point);
         let expected = open(&set.path(complete.name), &head);
         let disk = open(&gutted, &head);
@@ -256,7 +256,7 @@ fn every_block_of_a_gutted_directory_is_right_or_an_error() {
             expected.read_exact_at(&mut want, offset).unwrap();
             match disk.read_exact_at(&mut got, offset) {
                 Ok(()) => {
-                    assert!(got == want, "{} at {offset}", DATES[point]);
+                    assert!(got == want, "{date} at {offset}");
                     counts.0 += 1;
                 }
                 Err(e) => {

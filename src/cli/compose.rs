@@ -57,11 +57,11 @@ fn open_bare(path: &Path, repository: &Repository, request: &Request) -> Result<
     let real = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
     let (dir, inside) = views::split_bare_path(&real)?;
     let store = Location::Local(dir).open(&repository.options)?;
-    let root = views::bare_root(
-        DiskContext::new(store, request.cache_bytes),
-        &inside,
-        guest_options(request),
-    )?;
+    let disks = DiskContext::new(store, request.cache_bytes);
+    // What is no image at all is better said now than by every program that reads it. A chain that
+    // is broken further down mounts: it is readable in part.
+    disks.open_disk(&inside, None)?;
+    let root = views::bare_root(disks, &inside, guest_options(request))?;
     Ok(View {
         root,
         source: real.display().to_string(),

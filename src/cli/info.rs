@@ -27,7 +27,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's; or a .vhd file by itself.
-    pub repository: String,
+    pub repository: Option<String>,
     /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
     /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
@@ -59,7 +59,7 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let Some(vm) = &args.vm else {
         return bare_info(args, out);
     };
-    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
+    let catalogue = select::open_catalogue(&args.storage, args.repository.as_deref())?;
     let vm = select::find_vm(&catalogue, vm)?;
     let point = match &args.point {
         Some(text) => Some(select::find_point(&vm, text)?),
@@ -88,10 +88,12 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
 
 /// A single image without its repository.
 fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let plain = args.repository.strip_prefix("file://");
-    let path = std::path::Path::new(plain.unwrap_or(&args.repository));
+    let given = args.repository.as_deref().unwrap_or("");
+    let path = std::path::Path::new(given.strip_prefix("file://").unwrap_or(given));
     if !path.is_file() {
-        bail!("which VM? See brfs ls {}", escape(&args.repository));
+        // Refuses what is no repository with its reason.
+        select::open_catalogue(&args.storage, args.repository.as_deref())?.folders()?;
+        bail!("which VM? `brfs ls REPOSITORY` lists them");
     }
     let path = path.canonicalize().context("cannot resolve the path")?;
     let (root, inside) = split_bare_path(&path)?;

@@ -25,8 +25,9 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// the same), 2 when nothing could be listed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The repository: a directory or a URL of Xen Orchestra's.
-    pub repository: String,
+    /// The repository: a directory or a URL of Xen Orchestra's; `-` (or nothing) where
+    /// --repository-file or BRFS_REPOSITORY tells it.
+    pub repository: Option<String>,
     /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
     /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
@@ -53,7 +54,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// # Errors
 /// When nothing could be listed.
 pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
+    let catalogue = select::open_catalogue(&args.storage, args.repository.as_deref())?;
     let Some(vm) = &args.vm else {
         return list_vms(&catalogue, args.json, out);
     };

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::output::escape;
 use super::storage_args::StorageArgs;
+use crate::config::Location;
 use crate::repo::catalogue::NamedVm;
 use crate::repo::{Catalogue, DiskRecord, RestorePoint};
+
+/// Stands in the place of the repository where that is said by a file or the environment.
+const ELSEWHERE: &str = "-";
 
 /// Most candidates that an error message names.
 const SHOWN: usize = 20;
@@ -19,12 +23,19 @@ const ONE_COMMAND: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When the location cannot be parsed or opened, or the key is missing or wrong.
 pub fn open_catalogue(storage: &StorageArgs, repository: Option<&str>) -> Result<Catalogue> {
-    let mut collected = storage.collect(repository)?;
+    let mut collected = storage.collect(repository.filter(|text| *text != ELSEWHERE))?;
     collected.ask_for_key(storage)?;
     let repository = storage.repository(&collected)?;
-    let store = repository
-        .open()
-        .with_context(|| format!("cannot open the repository {}", repository.location))?;
+    if let Location::Local(path) = &repository.location
+        && path.is_file()
+    {
+        let path = path.display().to_string();
+        bail!(
+            "{} is a file, not a repository; `brfs info` and `brfs mount` take a single .vhd",
+            escape(&path)
+        );
+    }
+    let store = repository.open()?;
     Ok(Catalogue::new(store, ONE_COMMAND))
 }
 

@@ -9,8 +9,7 @@ use super::mountpoint::{TempDir, UnmountOnDrop};
 
 /// Runs `brfs` with these arguments.
 pub fn brfs<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
-    let program = option_env!("CARGO_BIN_EXE_brfs").expect("only tests know where the program is");
-    let mut command = Command::new(program);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_brfs"));
     command.args(arguments).stdin(Stdio::null());
     command.output().unwrap()
 }

@@ -11,7 +11,7 @@ use super::repo::Vm;
 use super::rng::Rng;
 
 /// Size of the disks: not a whole number of blocks.
-pub const SIZE: u64 = (256 << 20) + 1536;
+pub const SIZE: u64 = (128 << 20) + 1536;
 /// Where the file system begins.
 pub const OFFSET: u64 = 1 << 20;
 /// Restore points.

@@ -13,7 +13,7 @@
 //! | `vhd_file`, `vhd_dir` | one VHD, as a file or as a directory |
 //! | `chain`, `random_chain` | chains of them, with the flat reference every read is compared to |
 //! | `repo`, `records`, `clutter` | repositories: metadata, caches, oddities, what else lies about |
-//! | `catalogue` | big listings |
+//! | `catalogue`, `web` | big listings, and one VM to look at closely |
 //! | `golden` | nothing: finds the committed data that XO wrote, and its sums |
 //! | `merge`, `merge_file` | interrupted merges |
 //! | `damage` | every place that can break, times every way to break it |
@@ -50,3 +50,4 @@ pub mod sparse;
 pub mod vhd;
 pub mod vhd_dir;
 pub mod vhd_file;
+pub mod web;

@@ -104,7 +104,10 @@ pub fn needs(what: &str, there: bool) -> bool {
 /// Whether a program is installed.
 pub fn has_program(name: &str) -> bool {
     let found = Command::new("sh")
-        .args(["-c", &format!("command -v {name}")])
+        .args([
+            "-c",
+            &format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}"),
+        ])
         .output();
     found.is_ok_and(|output| output.status.success())
 }
