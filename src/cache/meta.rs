@@ -46,9 +46,12 @@ impl Weighter<MetaKey, Arc<[u8]>> for ByBytes {
     }
 }
 
+type Page = Arc<[u8]>;
+type Inner = Cache<MetaKey, Page, ByBytes, RandomState, DefaultLifecycle<MetaKey, Page>>;
+
 /// The cache. All calls are safe from any thread.
 pub struct MetaCache {
-    cache: Cache<MetaKey, Arc<[u8]>, ByBytes, RandomState, DefaultLifecycle<MetaKey, Arc<[u8]>>>,
+    cache: Inner,
 }
 
 impl MetaCache {
