@@ -14,6 +14,7 @@ pub mod error;
 pub mod fuse;
 pub mod image;
 pub mod io;
+pub mod parallel;
 pub mod repo;
 pub mod store;
 pub mod tree;

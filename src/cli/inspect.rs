@@ -14,9 +14,10 @@ use crate::image::merge_state::{
 };
 use crate::image::{Disk, DiskContext, LinkReport};
 use crate::io::ReadAt;
+use crate::parallel::parallel_map;
 use crate::repo::cache_index::CacheIndex;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, RestorePoint, parallel_map};
+use crate::repo::{Catalogue, RestorePoint};
 use crate::store::{EntryKind, Store, StorePath};
 
 /// Everything about what was asked for.

@@ -11,8 +11,9 @@ use super::output::{Table, human_size, print_json, to_stdout};
 use super::select;
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
+use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, RestorePoint, date, parallel_map};
+use crate::repo::{Catalogue, DiskRecord, RestorePoint, date};
 
 /// Cache for opening disks: they are not read.
 const CACHE_BYTES: u64 = 8 << 20;

@@ -14,6 +14,7 @@ use super::merge_state::{
 use super::open::{Found, Image, Registry};
 use super::vhd::Uuid;
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::parallel_map;
 use crate::store::{EntryKind, Store, StorePath};
 
 /// Longest chain that is followed. XO's longest are some hundreds; the limit bounds the work that
@@ -85,6 +86,16 @@ fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
     })
 }
 
+/// Images opened at once with the first one, and at the most later: chains are seldom longer than
+/// a month of days, and opening what is not needed costs requests.
+const FIRST_BATCH: usize = 32;
+const MAX_BATCH: usize = 512;
+
+/// Whether a name of a VDI's directory is that of an image or an alias.
+fn is_image(name: &str) -> bool {
+    name.ends_with(".vhd") && !name.starts_with('.')
+}
+
 /// What linking needs to know of one directory of images.
 struct DirIndex {
     names: Vec<String>,
@@ -101,6 +112,8 @@ pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath
         registry,
         store,
         dirs: HashMap::new(),
+        opened: HashMap::new(),
+        batch: FIRST_BATCH,
         merges: Vec::new(),
         problems: Vec::new(),
     };
@@ -141,6 +154,10 @@ struct Linker<'a> {
     registry: &'a Registry,
     store: &'a Arc<dyn Store>,
     dirs: HashMap<StorePath, DirIndex>,
+    /// Images opened ahead of their turn, on storage where each takes a round trip.
+    opened: HashMap<StorePath, Result<Found>>,
+    /// How many of them the next time.
+    batch: usize,
     merges: Vec<Merge>,
     problems: Vec<String>,
 }
@@ -174,9 +191,39 @@ impl Linker<'_> {
         );
     }
 
+    /// Opens an image. Where every request takes a round trip, the images that are next in the
+    /// directory's order of dates are opened with it, all at once: as a rule they are its ancestors.
+    fn open(&mut self, path: &StorePath) -> Result<Found> {
+        if self.store.traits().cheap_ranges {
+            return self.registry.open(path);
+        }
+        if !self.opened.contains_key(path) {
+            let dir = path.parent();
+            let mut paths = vec![path.clone()];
+            if let Some(index) = self.dirs.get(&dir) {
+                let mut older: Vec<&String> = index
+                    .names
+                    .iter()
+                    .filter(|name| is_image(name) && name.as_str() < path.file_name())
+                    .collect();
+                older.sort_unstable_by(|a, b| b.cmp(a));
+                paths.extend(older.iter().take(self.batch).map(|name| dir.child(name)));
+            }
+            paths.retain(|p| !self.opened.contains_key(p));
+            self.batch = (self.batch * 2).min(MAX_BATCH);
+            let threads = self.store.traits().parallelism;
+            let found = parallel_map(&paths, threads, |path| self.registry.open(path));
+            self.opened.extend(paths.into_iter().zip(found));
+        }
+        match self.opened.get(path) {
+            Some(found) => found.clone(),
+            None => self.registry.open(path),
+        }
+    }
+
     /// The youngest image, or the image that XO has merged it into without having renamed that yet.
     fn open_youngest(&mut self, path: &StorePath) -> Result<Found> {
-        let error = match self.registry.open(path) {
+        let error = match self.open(path) {
             Ok(found) => return Ok(found),
             Err(e) => e,
         };
@@ -217,7 +264,7 @@ impl Linker<'_> {
                     return Err(Error::corrupt("names no parent"));
                 }
                 self.learn_dir(&path.parent());
-                self.registry.open(&path)
+                self.open(&path)
             })
             .and_then(|parent| self.accept(links, parent, wanted));
         let not_by_name = match by_name {
@@ -302,20 +349,23 @@ impl Linker<'_> {
     /// The one image of the directory with this uuid.
     fn by_uuid(&mut self, dir: &StorePath, wanted: Uuid, child: &Arc<Image>) -> Option<Found> {
         self.learn_dir(dir);
-        let (registry, index) = (self.registry, self.dirs.get_mut(dir)?);
+        let (registry, store) = (self.registry, self.store);
+        let index = self.dirs.get_mut(dir)?;
         let names = &index.names;
         let by_uuid = index.by_uuid.get_or_insert_with(|| {
+            let images: Vec<StorePath> = names
+                .iter()
+                .filter(|name| is_image(name))
+                .map(|name| dir.child(name))
+                .collect();
+            let threads = store.traits().parallelism;
+            let found = parallel_map(&images, threads, |path| registry.open(path));
             let mut map: HashMap<Uuid, Vec<Found>> = HashMap::new();
-            for name in names {
-                if name.starts_with('.') || !name.ends_with(".vhd") {
-                    continue;
-                }
-                if let Ok(found) = registry.open(&dir.child(name)) {
-                    let same = map.entry(found.image.uuid()).or_default();
-                    // Two aliases of one directory are one image.
-                    if !same.iter().any(|f| f.image.id == found.image.id) {
-                        same.push(found);
-                    }
+            for found in found.into_iter().flatten() {
+                let same = map.entry(found.image.uuid()).or_default();
+                // Two aliases of one directory are one image.
+                if !same.iter().any(|f| f.image.id == found.image.id) {
+                    same.push(found);
                 }
             }
             map

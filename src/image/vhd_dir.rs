@@ -16,7 +16,8 @@ use super::vhd_file::Opened;
 use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Store, StorePath, StoredFile, Version};
+use crate::parallel::parallel_map;
+use crate::store::{Meta, Store, StorePath, StoredFile, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
 const PAGE_BITS: u64 = 65_536;
@@ -61,19 +62,21 @@ impl VhdDir {
         id: u64,
         meta: Arc<MetaCache>,
     ) -> Result<Opened<VhdDir>> {
-        let (filter, mut versions) = read_filter(store.as_ref(), base)?;
-        let mut part = |name: &str, len: usize| -> Result<Vec<u8>> {
+        let parts = read_parts(store.as_ref(), base);
+        let (filter, filter_version) = filter_of(parts.filter, base)?;
+        let mut versions: Vec<Version> = filter_version.into_iter().collect();
+        let mut decode = |name: &str, part: Result<(Bytes, Meta)>, len: usize| {
             let path = base.child(name);
-            let (stored, meta) = store.read(&path, filter.max_stored_len(len as u64))?;
+            let (stored, meta) = part?;
             versions.push(meta.version);
             filter
                 .decode_exact(&stored, len)
                 .map_err(|e| e.with_object(&path))
         };
-        let footer = Footer::parse(&part("footer", FOOTER_BYTES)?)
+        let footer = Footer::parse(&decode("footer", parts.footer, FOOTER_BYTES)?)
             .map_err(|e| e.with_object(base.child("footer")))?;
-        let header = Header::parse(&part("header", HEADER_BYTES).map_err(missing_is_damage)?)
-            .map_err(|e| e.with_object(base.child("header")))?;
+        let header = decode("header", parts.header, HEADER_BYTES).map_err(missing_is_damage)?;
+        let header = Header::parse(&header).map_err(|e| e.with_object(base.child("header")))?;
         if footer.disk_type == DiskType::Fixed {
             return Err(Error::corrupt("a VHD directory cannot be a fixed disk").with_object(base));
         }
@@ -116,6 +119,10 @@ impl VhdDir {
             table: OnceLock::new(),
             last: Mutex::new(None),
         };
+        if let Some(Ok((stored, meta))) = parts.bat {
+            // What is wrong with it will be told by the read that needs it.
+            let _ = body.keep_table(&stored, meta.version, None);
+        }
         Ok(Opened {
             body,
             footer,
@@ -211,10 +218,20 @@ impl VhdDir {
             .store
             .read(&path, self.filter.max_stored_len(self.max_bat_bytes))
             .map_err(missing_is_damage)?;
+        self.keep_table(&stored, meta.version, wanted)
+    }
+
+    fn keep_table(
+        &self,
+        stored: &[u8],
+        version: Version,
+        wanted: Option<u64>,
+    ) -> Result<Option<Arc<[u8]>>> {
+        let path = self.base.child("bat");
         let needed = self.blocks.div_ceil(8) as usize;
         let bits = self
             .filter
-            .decode_prefix(&stored, needed, self.max_bat_bytes)
+            .decode_prefix(stored, needed, self.max_bat_bytes)
             .map_err(|e| e.with_object(&path))?;
         if bits.len() < needed {
             return Err(Error::corrupt(format!(
@@ -244,10 +261,10 @@ impl VhdDir {
             }
         }
         let table = self.table.get_or_init(|| Table {
-            version: meta.version,
+            version,
             mixed_pages,
         });
-        if table.version != meta.version {
+        if table.version != version {
             return Err(
                 Error::new(ErrorKind::Changed, "the block table was rewritten").with_object(&path),
             );
@@ -356,14 +373,53 @@ impl VhdDir {
     }
 }
 
-fn read_filter(store: &dyn Store, base: &StorePath) -> Result<(Filter, Vec<Version>)> {
-    let path = base.child("chunk-filters.json");
-    match store.read(&path, MAX_FILTERS_JSON_BYTES) {
+/// The parts that opening needs, as stored.
+struct Parts {
+    filter: Result<(Bytes, Meta)>,
+    footer: Result<(Bytes, Meta)>,
+    header: Result<(Bytes, Meta)>,
+    /// Only where waiting for it later would cost a round trip.
+    bat: Option<Result<(Bytes, Meta)>>,
+}
+
+/// Tables longer than this are not read before they are needed.
+const MAX_EAGER_BAT_BYTES: u64 = 256 << 10;
+
+fn read_parts(store: &dyn Store, base: &StorePath) -> Parts {
+    // Compressed or not is only known afterwards; brotli's allowance covers all.
+    let stored = |len: usize| Filter::Brotli.max_stored_len(len as u64);
+    let mut wanted = vec![
+        ("chunk-filters.json", MAX_FILTERS_JSON_BYTES),
+        ("footer", stored(FOOTER_BYTES)),
+        ("header", stored(HEADER_BYTES)),
+    ];
+    let remote = !store.traits().cheap_ranges;
+    if remote {
+        wanted.push(("bat", MAX_EAGER_BAT_BYTES));
+    }
+    let threads = if remote { wanted.len() } else { 1 };
+    let read = |(name, max_len): &(&str, u64)| store.read(&base.child(name), *max_len);
+    let mut read = parallel_map(&wanted, threads, read).into_iter();
+    let mut next = || {
+        let missing = || Err(Error::new(ErrorKind::Io, "was not read"));
+        read.next().unwrap_or_else(missing)
+    };
+    Parts {
+        filter: next(),
+        footer: next(),
+        header: next(),
+        bat: remote.then(next),
+    }
+}
+
+fn filter_of(part: Result<(Bytes, Meta)>, base: &StorePath) -> Result<(Filter, Option<Version>)> {
+    match part {
         Ok((json, meta)) => {
-            let filter = Filter::parse_list(&json).map_err(|e| e.with_object(&path))?;
-            Ok((filter, vec![meta.version]))
+            let filter = Filter::parse_list(&json)
+                .map_err(|e| e.with_object(base.child("chunk-filters.json")))?;
+            Ok((filter, Some(meta.version)))
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok((Filter::None, Vec::new())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok((Filter::None, None)),
         Err(e) => Err(e),
     }
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::layout::{self, REPOSITORY_MARKERS, VM_BACKUPS};
 use super::naming;
-use super::parallel::parallel_map;
 use super::vm::{Shared, Vm};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::parallel_map;
 use crate::store::{EntryKind, Store, StorePath, StoreTraits};
 
 /// How long listings of local storage are taken for granted: long enough that one `ls -l` lists

@@ -15,11 +15,9 @@ mod json;
 pub mod layout;
 pub mod metadata;
 pub mod naming;
-mod parallel;
 pub mod vm;
 
 pub use catalogue::{Catalogue, Folders};
 pub use encryption::{check_is_clear, encryption_algorithm};
 pub use metadata::{DiskRecord, Mode, RestorePoint};
-pub use parallel::parallel_map;
 pub use vm::{Listing, PointRef, Vm};

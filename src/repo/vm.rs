@@ -9,8 +9,9 @@ use quick_cache::sync::Cache;
 use super::cache_index::CacheIndex;
 use super::layout::{self, MAX_METADATA_BYTES};
 use super::metadata::RestorePoint;
-use super::{json, naming, parallel};
+use super::{json, naming};
 use crate::error::{ErrorKind, Result};
+use crate::parallel::parallel_map;
 use crate::store::{EntryKind, Meta, Store, StorePath, Version};
 
 /// Memory for parsed metadata, in bytes, over all VMs.
@@ -259,7 +260,7 @@ impl Vm {
         } else {
             None
         };
-        let points = parallel::parallel_map(&listing.points, traits.parallelism, |point| {
+        let points = parallel_map(&listing.points, traits.parallelism, |point| {
             let hint = || {
                 let meta = self.point_meta(point).ok()??;
                 let known = index.as_ref()?.fresh(&point.name, &meta)?;

@@ -13,8 +13,9 @@ use super::ViewContext;
 use super::nodes::{Link, entry, identity, stream};
 use super::vms::point_time;
 use crate::error::Result;
+use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Vm, date, parallel_map};
+use crate::repo::{Vm, date};
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
 fn day_time(prefix: &str, otherwise: SystemTime) -> SystemTime {

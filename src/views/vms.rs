@@ -8,8 +8,9 @@ use super::ViewContext;
 use super::nodes::{Link, Xattrs, entry, identity, is_ours, point_identity, stream};
 use super::point::PointDir;
 use crate::error::Result;
+use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{PointRef, Vm, date, parallel_map};
+use crate::repo::{PointRef, Vm, date};
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
 /// The link to the newest restore point.

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Most threads for one piece of work: what object stores like to see in flight.
+const MAX_THREADS: usize = 64;
+
 /// Applies `f` to every item on up to `threads` threads (the calling one included) and gives the
 /// results in the items' order. Blocks until all are done. When the system gives no more threads,
 /// fewer do the work.
@@ -11,7 +14,7 @@ where
     R: Send,
     F: Fn(&T) -> R + Sync,
 {
-    let threads = threads.clamp(1, 32).min(items.len());
+    let threads = threads.clamp(1, MAX_THREADS).min(items.len());
     if threads <= 1 {
         return items.iter().map(f).collect();
     }
