@@ -17,6 +17,7 @@ pub mod image;
 pub mod io;
 pub mod parallel;
 pub mod repo;
+pub mod secret;
 pub mod store;
 pub mod tree;
 pub mod views;

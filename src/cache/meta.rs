@@ -47,11 +47,11 @@ impl Weighter<MetaKey, Arc<[u8]>> for ByBytes {
 }
 
 type Page = Arc<[u8]>;
-type Inner = Cache<MetaKey, Page, ByBytes, RandomState, DefaultLifecycle<MetaKey, Page>>;
+type Pages = Cache<MetaKey, Page, ByBytes, RandomState, DefaultLifecycle<MetaKey, Page>>;
 
 /// The cache. All calls are safe from any thread.
 pub struct MetaCache {
-    cache: Inner,
+    cache: Pages,
 }
 
 impl MetaCache {

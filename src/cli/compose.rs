@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::mount::Request;
+use super::storage_args::Repository;
 use crate::config::Location;
 use crate::image::DiskContext;
-use crate::repo;
 use crate::store::{EntryKind, Store, StorePath};
 use crate::tree::Node;
 use crate::views;
@@ -29,14 +29,15 @@ pub(super) struct View {
 
 /// Opens the repository, or the single disk, and builds the tree.
 pub(super) fn open(request: &Request) -> Result<View> {
-    let location = Location::parse(&request.repository)?;
-    let Location::Local(path) = &location;
-    if path.is_file() {
-        return open_bare(path, request.cache_bytes);
+    let repository = request.storage.repository(&request.repository)?;
+    let location = &repository.location;
+    if let Location::Local(path) = location
+        && path.is_file()
+    {
+        return open_bare(path, &repository, request.cache_bytes);
     }
-    let store = location.open()?;
-    check_repository(&*store, &location)?;
-    repo::check_is_clear(&*store)?;
+    let store = repository.open()?;
+    check_repository(&*store, location)?;
     let source = store.describe();
     let disks = DiskContext::new(store, request.cache_bytes);
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
@@ -45,10 +46,10 @@ pub(super) fn open(request: &Request) -> Result<View> {
 }
 
 /// A single image, with its chain taken from beside it.
-fn open_bare(path: &Path, cache_bytes: u64) -> Result<View> {
+fn open_bare(path: &Path, repository: &Repository, cache_bytes: u64) -> Result<View> {
     let real = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
     let (dir, inside) = views::split_bare_path(&real)?;
-    let store = Location::Local(dir).open()?;
+    let store = Location::Local(dir).open(&repository.options)?;
     let root = views::bare_root(DiskContext::new(store, cache_bytes), &inside)?;
     Ok(View {
         root,
@@ -72,8 +73,9 @@ fn check_repository(store: &dyn Store, location: &Location) -> Result<()> {
         "{}: is this a Xen Orchestra backup repository? Expected a directory {MARK} in it",
         store.describe()
     );
-    let Location::Local(path) = location;
-    if let Some(meant) = suggestion(path) {
+    if let Location::Local(path) = location
+        && let Some(meant) = suggestion(path)
+    {
         message.push_str(&format!("; did you mean {}?", meant.display()));
     }
     Err(anyhow!(message))

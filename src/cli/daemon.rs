@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
+use super::hide::HIDDEN_URL;
 use super::mount::Request;
 use crate::fuse;
 
@@ -70,6 +71,10 @@ fn server(request: &Request) -> Result<Command> {
         .arg0("brfs")
         .arg("serve")
         .arg(&request.mountpoint)
+        // The request holds what these told; a child's environment is one more place to look.
+        .env_remove(HIDDEN_URL)
+        .env_remove("BRFS_REPOSITORY")
+        .env_remove("BRFS_ENCRYPTION_KEY")
         .stdin(input);
     Ok(command)
 }

@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::Parser;
 
 use super::mount::{self, Settings};
+use super::storage_args::StorageArgs;
 
 #[derive(Debug, Parser)]
 #[command(name = "mount.brfs", version)]
@@ -57,15 +58,22 @@ pub(super) fn is_helper_call(arguments: &[OsString]) -> bool {
 pub(super) fn run(arguments: &[OsString]) -> Result<()> {
     let cli = Cli::parse_from(arguments);
     let mut settings = Settings::default();
+    let mut storage = StorageArgs::default();
     for list in &cli.options {
         let kept: Vec<&str> = list.split(',').filter(|o| !ADDED.contains(o)).collect();
-        settings.apply(&kept.join(","))?;
+        settings.apply(&kept.join(","), &mut storage)?;
     }
     if cli.fake {
         return Ok(());
     }
     let verbose = u8::from(cli.verbose);
-    mount::start(&cli.repository, &cli.mountpoint, settings, false, verbose)
+    // A line of fstab has a first field in any case; with a file for the URL it only is a name.
+    let repository = match storage.repository_file {
+        Some(_) => None,
+        None => Some(cli.repository.as_str()),
+    };
+    let mountpoint = &cli.mountpoint;
+    mount::start(repository, mountpoint, settings, storage, false, verbose)
 }
 
 #[cfg(test)]

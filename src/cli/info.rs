@@ -10,6 +10,7 @@ use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
 use super::ls::DiskRow;
 use super::output::{escape, human_size, print_json, to_stdout};
 use super::select;
+use super::storage_args::StorageArgs;
 use crate::image::{DiskContext, LinkReport};
 use crate::io::ReadAt;
 use crate::repo::date;
@@ -27,7 +28,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's; or a .vhd file by itself.
     pub repository: String,
-    /// A VM: its name, its folder name in the mount, its uuid or the start of it.
+    /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
     /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
     pub point: Option<String>,
@@ -36,6 +37,9 @@ pub struct Args {
     /// Print JSON for scripts (fields: docs/COMMANDS.md).
     #[arg(long)]
     pub json: bool,
+    /// How to get at the repository.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Runs the command.
@@ -55,7 +59,7 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let Some(vm) = &args.vm else {
         return bare_info(args, out);
     };
-    let catalogue = select::open_catalogue(&args.repository)?;
+    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
     let vm = select::find_vm(&catalogue, vm)?;
     let point = match &args.point {
         Some(text) => Some(select::find_point(&vm, text)?),
@@ -94,11 +98,6 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let context = DiskContext::new(std::sync::Arc::new(LocalStore::open(&root)?), CACHE_BYTES);
     let disk = context.open_disk(&inside, None)?;
     let links = disk.links();
-    let broken = disk.broken().map(|e| format!("readable in part only: {e}"));
-    let of_links = links.iter().flat_map(|link| {
-        let told = link.problems.iter();
-        told.map(|p| format!("{}: {p}", link.path))
-    });
     let row = DiskRow {
         name: "disk.raw".to_owned(),
         vdi_uuid: None,
@@ -109,7 +108,7 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
         format: links.first().map(|l| l.format),
         compression: links.first().map(|l| l.compression),
         chain_length: Some(links.len()),
-        problems: broken.into_iter().chain(of_links).collect(),
+        problems: Vec::new(),
     };
     let report = inspect_disk(context.store(), row, Some(disk));
     let damaged = !report.row.problems.is_empty();
@@ -259,8 +258,5 @@ fn print_link(out: &mut dyn Write, number: usize, link: &LinkReport) -> Result<(
         write!(out, ", parent {}", escape(parent))?;
     }
     writeln!(out)?;
-    for problem in &link.problems {
-        writeln!(out, "       PROBLEM: {}", escape(problem))?;
-    }
-    Ok(())
+    print_lines(out, "       ", &link.problems, &link.notes)
 }

@@ -122,6 +122,7 @@ pub(super) fn inspect_disk(
     disk: Option<Arc<Disk>>,
 ) -> DiskReport {
     let mut notes = Vec::new();
+    // Without a disk the row says why there is none.
     let Some(disk) = disk else {
         return DiskReport {
             row,
@@ -130,11 +131,12 @@ pub(super) fn inspect_disk(
             chain: Vec::new(),
         };
     };
+    let chain = disk.checked_links();
+    row.problems = disk.problems(&chain);
     let allocated = disk.allocated_bytes().map_err(|e| {
         row.problems
             .push(format!("allocated size cannot be counted: {e}"));
     });
-    let chain = disk.links();
     notes.extend(merge_notes(&**store, &chain));
     row.size = Some(disk.len_bytes());
     DiskReport {

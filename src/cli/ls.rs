@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::output::{Table, human_size, print_json, to_stdout};
 use super::select;
+use super::storage_args::StorageArgs;
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
@@ -26,13 +27,16 @@ const CACHE_BYTES: u64 = 8 << 20;
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's.
     pub repository: String,
-    /// A VM: its name, its folder name in the mount, its uuid or the start of it.
+    /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
     /// A restore point: its name, the start of it (2026-11-19 works), or "latest".
     pub point: Option<String>,
     /// Print JSON for scripts (fields: docs/COMMANDS.md).
     #[arg(long)]
     pub json: bool,
+    /// How to get at the repository.
+    #[command(flatten)]
+    pub storage: StorageArgs,
 }
 
 /// Runs the command.
@@ -49,7 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// # Errors
 /// When nothing could be listed.
 pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let catalogue = select::open_catalogue(&args.repository)?;
+    let catalogue = select::open_catalogue(&args.storage, Some(&args.repository))?;
     let Some(vm) = &args.vm else {
         return list_vms(&catalogue, args.json, out);
     };
@@ -273,14 +277,7 @@ pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) ->
             row.format = links.first().map(|l| l.format);
             row.compression = links.first().map(|l| l.compression);
             row.chain_length = Some(links.len());
-            if let Some(e) = disk.broken() {
-                row.problems.push(format!("readable in part only: {e}"));
-            }
-            for link in links {
-                let told = link.problems.iter();
-                row.problems
-                    .extend(told.map(|p| format!("{}: {p}", link.path)));
-            }
+            row.problems = disk.problems(&links);
         }
     }
     row

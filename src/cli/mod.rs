@@ -7,6 +7,7 @@
 mod compose;
 mod daemon;
 mod fstab;
+mod hide;
 pub mod info;
 mod inspect;
 mod logging;
@@ -16,6 +17,7 @@ pub mod output;
 pub mod select;
 mod serve;
 mod size;
+pub mod storage_args;
 mod umount;
 
 use std::ffi::OsString;
@@ -51,6 +53,10 @@ const NOTHING_DONE: u8 = 2;
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
+    if let Err(error) = hide::hide_secrets() {
+        eprintln!("brfs: {error}");
+        return ExitCode::from(NOTHING_DONE);
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let result = if fstab::is_helper_call(&arguments) {
         fstab::run(&arguments).map(|()| ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::daemon;
 use super::size::parse_size;
+use super::storage_args::{Collected, StorageArgs};
 
 /// Show a backup repository as files
 #[derive(Debug, clap::Args)]
@@ -18,15 +19,18 @@ use super::size::parse_size;
                         brfs mount some/disk.vhd /mnt/disk"
 )]
 pub(super) struct Args {
-    /// The repository: a directory or file:// URL; or a single .vhd or .alias.vhd file
-    repository: String,
-    /// An existing directory to show it at
-    mountpoint: PathBuf,
+    /// The repository (a directory, an s3:// or file:// URL as Xen Orchestra shows it, or a single
+    /// .vhd or .alias.vhd file) and an existing directory to show it at. The repository can come
+    /// from --repository-file or BRFS_REPOSITORY instead
+    #[arg(value_names = ["REPOSITORY", "MOUNTPOINT"], num_args = 1..=2, required = true)]
+    what_and_where: Vec<String>,
     /// Stay in the foreground
     #[arg(short, long)]
     foreground: bool,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    storage: StorageArgs,
     /// The same settings as in /etc/fstab: allow_other,uid=…,cache_size=…
     #[arg(short = 'o', value_name = "OPTION,…")]
     options: Vec<String>,
@@ -67,7 +71,8 @@ const CACHE_BYTES: u64 = 256 << 20;
 /// command line, where every user of the machine could read a repository URL's secrets.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
-    pub(super) repository: String,
+    pub(super) repository: Collected,
+    pub(super) storage: StorageArgs,
     pub(super) mountpoint: PathBuf,
     pub(super) foreground: bool,
     pub(super) verbose: u8,
@@ -83,13 +88,21 @@ pub(super) struct Request {
 
 pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
     let mut settings = args.settings;
+    let mut storage = args.storage;
     for list in &args.options {
-        settings.apply(list)?;
+        settings.apply(list, &mut storage)?;
     }
+    let (repository, mountpoint) = match args.what_and_where.as_slice() {
+        [mountpoint] => (None, mountpoint),
+        [repository, mountpoint] => (Some(repository.as_str()), mountpoint),
+        _ => bail!("a mountpoint is needed"),
+    };
+    let mountpoint = Path::new(mountpoint);
     start(
-        &args.repository,
-        &args.mountpoint,
+        repository,
+        mountpoint,
         settings,
+        storage,
         args.foreground,
         verbose,
     )
@@ -97,14 +110,18 @@ pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
 
 /// Hands the request over to the serving process: see [`daemon`].
 pub(super) fn start(
-    repository: &str,
+    repository: Option<&str>,
     mountpoint: &Path,
     settings: Settings,
+    storage: StorageArgs,
     foreground: bool,
     verbose: u8,
 ) -> Result<()> {
+    let mut collected = storage.collect(repository)?;
+    collected.ask_for_key(&storage)?;
     let request = Request {
-        repository: absolute_location(repository)?,
+        repository: collected,
+        storage: storage.absolute()?,
         mountpoint: absolute(mountpoint)?,
         foreground,
         verbose,
@@ -129,16 +146,6 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{path:?}"))
 }
 
-fn absolute_location(text: &str) -> Result<String> {
-    if text.contains("://") {
-        return Ok(text.to_owned());
-    }
-    let path = absolute(Path::new(text))?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|path| anyhow::anyhow!("{path:?}: only paths in UTF-8 are supported"))
-}
-
 fn parse_umask(text: &str) -> Result<u16, String> {
     match u16::from_str_radix(text, 8) {
         Ok(mask) if mask <= 0o777 => Ok(mask),
@@ -149,7 +156,7 @@ fn parse_umask(text: &str) -> Result<u16, String> {
 impl Settings {
     /// Adds the settings of a comma-separated list, in which those that only other programs care
     /// about are passed over.
-    pub(super) fn apply(&mut self, list: &str) -> Result<()> {
+    pub(super) fn apply(&mut self, list: &str, storage: &mut StorageArgs) -> Result<()> {
         for option in list.split(',').filter(|o| !o.is_empty()) {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
@@ -162,6 +169,12 @@ impl Settings {
                     .parse()
                     .map_err(|_| wrong("needs a number".to_owned()))
             };
+            let text = || -> Result<String> {
+                let text = value.filter(|v| !v.is_empty());
+                Ok(text
+                    .ok_or_else(|| wrong("needs a value".to_owned()))?
+                    .to_owned())
+            };
             let id = || -> Result<u32> { Ok(u32::try_from(number()?)?) };
             match name {
                 "allow_other" => self.allow_other = true,
@@ -172,11 +185,16 @@ impl Settings {
                     self.cache_size = Some(parse_size(value.unwrap_or("")).map_err(wrong)?);
                 }
                 "refresh" => self.refresh = Some(number()?),
-                "log_file" => {
-                    let file = value.filter(|v| !v.is_empty());
-                    let file = file.ok_or_else(|| wrong("needs a path".to_owned()))?;
-                    self.log_file = Some(PathBuf::from(file));
-                }
+                "log_file" => self.log_file = Some(text()?.into()),
+                "repository_file" => storage.repository_file = Some(text()?.into()),
+                "encryption_key_file" => storage.encryption_key_file = Some(text()?.into()),
+                "ca_file" => storage.ca_file = Some(text()?.into()),
+                "endpoint_url" => storage.endpoint_url = Some(text()?),
+                "region" => storage.region = Some(text()?),
+                "profile" => storage.profile = Some(text()?),
+                "allow_unauthorized" => storage.allow_unauthorized = true,
+                "no_sign_request" => storage.no_sign_request = true,
+                "virtual_hosted_style" => storage.virtual_hosted_style = true,
                 "noexec" => self.no_exec = true,
                 "exec" => self.no_exec = false,
                 // What a mount is anyway, and what mount(8) and systemd read for themselves.
@@ -205,6 +223,7 @@ mod tests {
         settings
             .apply(
                 "defaults,_netdev,x-systemd.automount,allow_other,uid=7,umask=027,,cache_size=1G",
+                &mut StorageArgs::default(),
             )
             .unwrap();
         let expected = Settings {
@@ -220,17 +239,8 @@ mod tests {
     #[test]
     fn unknown_and_impossible_mount_options_are_refused() {
         for list in ["rw", "uid=", "umask=9", "nonsense", "log_file", "uid=-1"] {
-            assert!(Settings::default().apply(list).is_err(), "{list}");
+            let storage = &mut StorageArgs::default();
+            assert!(Settings::default().apply(list, storage).is_err(), "{list}");
         }
-    }
-
-    #[test]
-    fn relative_repositories_become_absolute_and_urls_stay() {
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(
-            absolute_location("a/b").unwrap(),
-            here.join("a/b").to_str().unwrap()
-        );
-        assert_eq!(absolute_location("file:///srv").unwrap(), "file:///srv");
     }
 }

@@ -5,24 +5,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::output::escape;
-use crate::config::Location;
+use super::storage_args::StorageArgs;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, RestorePoint, check_is_clear};
+use crate::repo::{Catalogue, DiskRecord, RestorePoint};
 
 /// Most candidates that an error message names.
 const SHOWN: usize = 20;
 /// A catalogue for one command is never re-read: all it prints is of one moment.
 const ONE_COMMAND: Duration = Duration::from_secs(3600);
 
-/// Opens a repository for a command.
+/// Opens a repository for a command, asking for its key where that is possible.
 ///
 /// # Errors
-/// When the location cannot be parsed or opened, or the repository is encrypted.
-pub fn open_catalogue(repository: &str) -> Result<Catalogue> {
-    let store = Location::parse(repository)
-        .and_then(|location| location.open())
-        .with_context(|| format!("cannot open the repository {}", escape(repository)))?;
-    check_is_clear(&*store)?;
+/// When the location cannot be parsed or opened, or the key is missing or wrong.
+pub fn open_catalogue(storage: &StorageArgs, repository: Option<&str>) -> Result<Catalogue> {
+    let mut collected = storage.collect(repository)?;
+    collected.ask_for_key(storage)?;
+    let repository = storage.repository(&collected)?;
+    let store = repository
+        .open()
+        .with_context(|| format!("cannot open the repository {}", repository.location))?;
     Ok(Catalogue::new(store, ONE_COMMAND))
 }
 
@@ -48,8 +50,9 @@ fn only<T>(found: Vec<T>, what: &str, text: &str, name: impl Fn(&T) -> &str) -> 
     Ok(found.into_iter().next())
 }
 
-/// The VM called `text`: its name in the mount, its uuid, its own name, or the start of its uuid,
-/// in this order.
+/// The VM called `text`: its name in the mount, its uuid, its own name; else, whatever the case of
+/// its letters, the start of one of these, or a part of the names. The first of these that any VM
+/// fits decides.
 ///
 /// # Errors
 /// When there is none or more than one, with candidates.
@@ -71,17 +74,37 @@ pub fn find_vm(catalogue: &Catalogue, text: &str) -> Result<NamedVm> {
     if let Some(vm) = only(by_label, "VM", text, |vm| &vm.name)? {
         return Ok(vm);
     }
-    let by_prefix = with(&|vm| !text.is_empty() && vm.vm.folder().starts_with(&lower));
-    if let Some(vm) = only(by_prefix, "VM", text, |vm| &vm.name)? {
-        return Ok(vm);
+    let lower = text.to_lowercase();
+    if !lower.is_empty() {
+        // A uuid's start and a name's start count the same: `db` must not lead to whichever VM
+        // happens to have a uuid that starts with it when another is called `db-01`.
+        let kinds: [&dyn Fn(&NamedVm) -> bool; 3] = [
+            &|vm| names_of(vm).any(|name| name == lower),
+            &|vm| {
+                vm.vm.folder().to_lowercase().starts_with(&lower)
+                    || names_of(vm).any(|name| name.starts_with(&lower))
+            },
+            &|vm| names_of(vm).any(|name| name.contains(&lower)),
+        ];
+        for matches in kinds {
+            if let Some(vm) = only(with(matches), "VM", text, |vm| &vm.name)? {
+                return Ok(vm);
+            }
+        }
     }
     if vms.is_empty() {
         bail!("no VM {text:?}: the repository holds no VM backups");
     }
-    let near = with(&|vm| vm.name.to_lowercase().contains(&text.to_lowercase()));
-    let shown = if near.is_empty() { &vms } else { &near };
-    let list = candidates(shown.iter().map(|vm| vm.name.as_str()));
+    let list = candidates(vms.iter().map(|vm| vm.name.as_str()));
     bail!("no VM {text:?} in the repository; there are:{list}")
+}
+
+/// What a VM is called, in lower case: by itself and in the mount.
+fn names_of(vm: &NamedVm) -> impl Iterator<Item = String> {
+    [vm.label.as_deref(), Some(vm.name.as_str())]
+        .into_iter()
+        .flatten()
+        .map(str::to_lowercase)
 }
 
 /// The date name of the restore point called `text`: `latest`, its name, or the start of it.

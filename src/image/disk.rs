@@ -192,9 +192,20 @@ impl Disk {
         self.chain().broken.clone()
     }
 
-    /// What else was noticed while the chain was linked, one sentence each.
-    pub fn problems(&self) -> Vec<String> {
-        self.chain().problems.clone()
+    /// All that is wrong, one sentence each: with the chain, and with its images as `links` (from
+    /// [`Self::links`] or [`Self::checked_links`]) tell it.
+    pub fn problems(&self, links: &[LinkReport]) -> Vec<String> {
+        let chain = self.chain();
+        let broken = chain.broken.iter();
+        let of_chain = broken.map(|e| format!("readable in part only: {e}"));
+        let of_links = links.iter().flat_map(|link| {
+            let told = link.problems.iter();
+            told.map(|problem| format!("{}: {problem}", link.path))
+        });
+        of_chain
+            .chain(chain.problems.iter().cloned())
+            .chain(of_links)
+            .collect()
     }
 
     /// A reader with a position of its own.

@@ -118,8 +118,7 @@ pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath
         problems: Vec::new(),
     };
     linker.learn_dir(&path.parent());
-    let youngest = linker.open_youngest(path)?;
-    let mut links = vec![ChainLink::new(youngest)];
+    let mut links = vec![linker.open_youngest(path)?];
     let mut broken = None;
     while links[links.len() - 1].found.image.is_differencing() {
         if links.len() >= MAX_CHAIN {
@@ -222,9 +221,9 @@ impl Linker<'_> {
     }
 
     /// The youngest image, or the image that XO has merged it into without having renamed that yet.
-    fn open_youngest(&mut self, path: &StorePath) -> Result<Found> {
+    fn open_youngest(&mut self, path: &StorePath) -> Result<ChainLink> {
         let error = match self.open(path) {
-            Ok(found) => return Ok(found),
+            Ok(found) => return Ok(ChainLink::new(found)),
             Err(e) => e,
         };
         for merge in &self.merges {
@@ -239,11 +238,11 @@ impl Linker<'_> {
             if let Ok(target) = self.registry.open(&merge.target)
                 && is_child(&target)
             {
-                self.problems.push(format!(
-                    "{path} was merged into {} but not replaced by it yet; the latter is used",
-                    merge.target
+                let mut link = ChainLink::new(target);
+                link.notes.push(format!(
+                    "stands in for {path}, which was merged into it but is not replaced by it yet"
                 ));
-                return Ok(target);
+                return Ok(link);
             }
         }
         Err(error)

@@ -27,8 +27,10 @@ pub struct LinkReport {
     pub block_size: u32,
     /// Creator application of the footer, four characters at most.
     pub creator: String,
-    /// What was found to be wrong or odd, one sentence each.
+    /// What was found to be wrong with it, one sentence each.
     pub problems: Vec<String>,
+    /// What is worth knowing of its place in this chain but no damage.
+    pub notes: Vec<String>,
 }
 
 impl LinkReport {
@@ -47,7 +49,8 @@ impl LinkReport {
             virtual_size: image.size(),
             block_size: image.block_size(),
             creator: image.footer.creator(),
-            problems: image.problems.iter().chain(&link.notes).cloned().collect(),
+            problems: image.problems.clone(),
+            notes: link.notes.clone(),
         }
     }
 }

@@ -29,21 +29,6 @@ pub fn encryption_algorithm(store: &dyn Store) -> Result<Option<String>> {
     }
 }
 
-/// Refuses a repository whose content cannot be read without a key.
-///
-/// # Errors
-/// `Unsupported` when it is encrypted; otherwise as [`encryption_algorithm`].
-pub fn check_is_clear(store: &dyn Store) -> Result<()> {
-    match encryption_algorithm(store)? {
-        None => Ok(()),
-        Some(algorithm) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("is encrypted ({algorithm}): encrypted repositories are not read yet"),
-        )
-        .with_object(store.describe())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

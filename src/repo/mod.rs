@@ -18,6 +18,6 @@ pub mod naming;
 pub mod vm;
 
 pub use catalogue::{Catalogue, Folders};
-pub use encryption::{check_is_clear, encryption_algorithm};
+pub use encryption::encryption_algorithm;
 pub use metadata::{DiskRecord, Mode, RestorePoint};
 pub use vm::{Listing, PointRef, Vm};

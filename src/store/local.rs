@@ -181,7 +181,9 @@ impl StoredFile for LocalFile {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buf, offset).map_err(|e| {
-            if e.kind() == std::io::ErrorKind::UnexpectedEof {
+            // InvalidInput: an offset that no file can have.
+            use std::io::ErrorKind::{InvalidInput, UnexpectedEof};
+            if matches!(e.kind(), UnexpectedEof | InvalidInput) {
                 Error::corrupt(format!(
                     "file ends within the {} bytes expected here",
                     buf.len()

@@ -3,11 +3,23 @@
 //! A store knows no format. Paths are [`StorePath`]s, relative to the repository's root and unable
 //! to leave it. On file systems objects are files; on object stores directories are key prefixes.
 
+#[cfg(feature = "s3")]
+pub mod azure;
+mod decrypt;
 mod local;
 mod path;
+#[cfg(feature = "s3")]
+mod remote;
+#[cfg(feature = "s3")]
+pub mod s3;
+mod stats;
+mod unlock;
 
+pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
 pub use local::LocalStore;
 pub use path::StorePath;
+pub use stats::{CountingStore, Request, RequestSnapshot, StatsSnapshot, StoreStats};
+pub use unlock::open_encrypted;
 
 use std::fmt;
 use std::sync::Arc;

@@ -109,13 +109,7 @@ pub(super) fn add_disk_xattrs(xattrs: &mut Xattrs, disk: &Result<Arc<Disk>>) {
     }
     xattrs.add("chain_length", links.len().to_string());
     xattrs.add("virtual_size", disk.len_bytes().to_string());
-    let broken = disk.broken().map(|e| e.to_string());
-    let of_links = links.iter().flat_map(|link| {
-        let told = link.problems.iter();
-        told.map(|problem| format!("{}: {problem}", link.path))
-    });
-    let problems: Vec<String> = broken.into_iter().chain(of_links).collect();
-    xattrs.add("problem", problems.join("; "));
+    xattrs.add("problem", disk.problems(&links).join("; "));
 }
 
 impl Base for DiskFile {

@@ -19,19 +19,24 @@
 //! | `damage` | every place that can break, times every way to break it |
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
 //! | `memtree`, `mountpoint` | trees in memory and real mounts of them |
+//! | `brfs`, `extents` | nothing: the program itself, and where files have holes |
+//! | `guest` | disks with a real file system on them |
 
 // Each test binary and bench uses its own part of this tree.
 #![allow(dead_code)]
 
 pub mod absurd;
 pub mod blocks;
+pub mod brfs;
 pub mod catalogue;
 pub mod chain;
 pub mod clutter;
 pub mod damage;
 pub mod dates;
+pub mod extents;
 pub mod files;
 pub mod golden;
+pub mod guest;
 pub mod hostile;
 pub mod memtree;
 pub mod merge;

@@ -1,0 +1,147 @@
+//! Repositories on Azure Blob storage, and on its emulator Azurite.
+//!
+//! Three requests: List Blobs, Get Blob and Get Blob Properties, signed with the account's key or
+//! a shared access signature. Connections, retries and the checks on answers are those of S3
+//! (`remote`).
+
+mod answer;
+mod client;
+mod sign;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::client::Client;
+use super::remote::store::{Objects, Remote};
+use super::{Entry, Meta, Store, StorePath, StoreStats, StoreTraits, StoredFile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::secret::Secret;
+
+/// How requests are authorised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AzureCredentials {
+    /// One of the account's two keys (base64).
+    Key(Secret),
+    /// A shared access signature: `sv=…&sig=…`. It needs read and list on the container.
+    Sas(Secret),
+    /// Containers with public access.
+    Anonymous,
+}
+
+/// What there is to say about a container.
+#[derive(Debug, Clone)]
+pub struct AzureConfig {
+    /// `http[s]://host[:port]`.
+    pub endpoint: String,
+    /// The storage account.
+    pub account: String,
+    /// Azurite: the account is the first part of the path rather than of the host.
+    pub account_in_path: bool,
+    /// How requests are authorised.
+    pub credentials: AzureCredentials,
+    /// The container.
+    pub container: String,
+    /// The repository's directory, without slashes at its ends; empty for the whole container.
+    pub dir: String,
+    /// Certificates (PEM) to trust besides those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Accept any TLS certificate.
+    pub allow_unauthorized: bool,
+    /// How long a connection may stay silent before it counts as lost.
+    pub idle_timeout: Duration,
+    /// How long one request is tried again.
+    pub retry_budget: Duration,
+    /// The wait before the first of these attempts; it doubles from there.
+    pub first_delay: Duration,
+    /// The most requests in flight at once.
+    pub max_parallelism: usize,
+    /// Counters to keep.
+    pub stats: Arc<StoreStats>,
+}
+
+/// A directory in a container as a store.
+pub struct AzureStore(Remote<Client>);
+
+impl AzureStore {
+    /// Sets the client up and starts its threads (do it after any `fork`). Nothing is asked of
+    /// the container yet.
+    ///
+    /// # Errors
+    /// `Invalid` for a CA file or a key that cannot be used, or an endpoint that is no URL.
+    pub fn open(config: AzureConfig) -> Result<Self> {
+        let known = ["https://", "http://"];
+        if !known.iter().any(|k| config.endpoint.starts_with(k)) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "the Azure endpoint must start with https:// or http://",
+            ));
+        }
+        Remote::start("brfs-azure", async { Client::new(config) }).map(AzureStore)
+    }
+}
+
+impl Objects for Client {
+    async fn head_object(&self, key: &str) -> Result<Meta> {
+        self.head_blob(key).await
+    }
+
+    async fn get_object(&self, key: &str, max_len: u64) -> Result<(Bytes, Meta)> {
+        self.get_blob(key, max_len).await
+    }
+
+    async fn get_range(&self, key: &str, start: u64, len: u64, opened: Meta) -> Result<Bytes> {
+        self.get_blob_range(key, start, len, opened).await
+    }
+
+    async fn list_prefix(&self, prefix: &str) -> Result<Vec<Entry>> {
+        self.list_blobs(prefix).await
+    }
+
+    fn dir(&self) -> &str {
+        &self.config.dir
+    }
+
+    fn parallelism(&self) -> usize {
+        self.transport.limiter.current()
+    }
+}
+
+impl fmt::Debug for AzureStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AzureStore({})", self.describe())
+    }
+}
+
+impl Store for AzureStore {
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        self.0.list(dir)
+    }
+
+    fn head(&self, path: &StorePath) -> Result<Meta> {
+        self.0.head(path)
+    }
+
+    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+        self.0.read(path, max_len)
+    }
+
+    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+        self.0.open(path)
+    }
+
+    fn traits(&self) -> StoreTraits {
+        self.0.traits()
+    }
+
+    fn describe(&self) -> String {
+        let config = &self.0.objects().config;
+        let host = config.endpoint.split_once("://").map_or("", |(_, h)| h);
+        let parts = [host, config.container.as_str(), config.dir.as_str()];
+        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        format!("azure://{}", parts.join("/"))
+    }
+}

@@ -1,0 +1,199 @@
+//! Trying again: jittered exponential backoff within a budget of minutes, and the faults that are
+//! cured on the way (a wrong region, a wrong clock).
+
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::fault::{Fault, Next};
+use super::http::{Http, IDLE_TIMEOUT};
+use super::limit::{Lane, Limiter};
+use super::tls;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Request, StoreStats};
+
+const MAX_DELAY: Duration = Duration::from_secs(20);
+/// A server that was never reached is given this long: a typing error in its name should not take
+/// minutes to show.
+const FIRST_CONTACT: Duration = Duration::from_secs(15);
+/// After a time-out, the next attempt waits longer, up to this many times the idle time-out:
+/// there are servers that take half a minute over one page of a listing.
+const MAX_PATIENCE: u32 = 4;
+/// How often a region or a clock is corrected within one request.
+const MAX_CURES: u32 = 2;
+
+/// What an attempt brought, with the number of content bytes for the statistics.
+pub(crate) type Attempt<T> = Result<(T, u64), Fault>;
+
+/// How patient to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Patience {
+    /// How long a connection may stay silent.
+    pub(crate) idle_timeout: Duration,
+    /// How long one request is tried again.
+    pub(crate) retry_budget: Duration,
+    /// The wait before the first of these attempts.
+    pub(crate) first_delay: Duration,
+}
+
+/// What all requests of one store go through.
+pub(crate) struct Transport {
+    pub(crate) http: Http,
+    pub(crate) limiter: Limiter,
+    pub(crate) stats: Arc<StoreStats>,
+    patience: Patience,
+    reached: AtomicBool,
+}
+
+impl Transport {
+    pub(crate) fn new(
+        ca_file: Option<&Path>,
+        allow_unauthorized: bool,
+        patience: Patience,
+        max_parallelism: usize,
+        stats: Arc<StoreStats>,
+    ) -> Result<Self> {
+        let tls = tls::client_config(ca_file, allow_unauthorized)?;
+        Ok(Transport {
+            http: Http::new(tls, patience.idle_timeout),
+            limiter: Limiter::new(max_parallelism, stats.clone()),
+            stats,
+            patience,
+            reached: AtomicBool::new(false),
+        })
+    }
+
+    fn set_reached(&self) {
+        self.reached.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a request until it succeeds, fails for good, or the budget is used up. `cure` sets
+    /// right what a fault says is wrong with the requests; false when that cannot be.
+    pub(crate) async fn run<T, F, Fut>(
+        &self,
+        kind: Request,
+        lane: Lane,
+        attempt: F,
+        cure: impl Fn(&Fault) -> bool,
+    ) -> Result<T>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Attempt<T>>,
+    {
+        let first = Instant::now();
+        let mut tries: u32 = 0;
+        let mut bounded: u32 = 0;
+        let mut cures: u32 = 0;
+        let mut patience: u32 = 1;
+        loop {
+            let permit = self.limiter.acquire(lane).await;
+            let started = Instant::now();
+            let idle = self.patience.idle_timeout * patience;
+            let result = IDLE_TIMEOUT.scope(idle, attempt()).await;
+            drop(permit);
+            let bytes = result.as_ref().map_or(0, |(_, bytes)| *bytes);
+            let stats = &self.stats;
+            stats.record(kind, bytes, started.elapsed(), result.is_ok());
+            tries += 1;
+            let fault = match result {
+                Ok((value, _)) => {
+                    self.limiter.success();
+                    self.set_reached();
+                    return Ok(value);
+                }
+                Err(fault) => fault,
+            };
+            if fault.overload {
+                self.limiter.overload(started);
+                self.http.renew();
+            }
+            if started.elapsed() >= idle {
+                patience = (patience * 2).min(MAX_PATIENCE);
+            }
+            match &fault.next {
+                Next::Reconnect => {}
+                _ => self.set_reached(),
+            }
+            let budget = match &fault.next {
+                Next::GiveUp => return Err(fault.error),
+                Next::Region(_) | Next::Clock => {
+                    cures += 1;
+                    if cures > MAX_CURES || !cure(&fault) {
+                        return Err(fault.error);
+                    }
+                    stats.record_retry(false);
+                    continue;
+                }
+                Next::RetryTimes(times) => {
+                    bounded += 1;
+                    if bounded > *times {
+                        return Err(fault.error);
+                    }
+                    self.patience.retry_budget
+                }
+                Next::Reconnect if !self.reached.load(Ordering::Relaxed) => {
+                    FIRST_CONTACT.min(self.patience.retry_budget)
+                }
+                Next::Reconnect | Next::Retry => self.patience.retry_budget,
+            };
+            let delay =
+                backoff(self.patience.first_delay, tries).max(fault.after.unwrap_or_default());
+            if first.elapsed() + delay > budget {
+                return Err(exhausted(&fault.error, tries, first.elapsed()));
+            }
+            tracing::debug!(
+                error = fault.error.message(),
+                tries,
+                delay_ms = delay.as_millis() as u64,
+                "request failed, trying again"
+            );
+            stats.record_retry(fault.throttled);
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+fn exhausted(last: &Error, tries: u32, elapsed: Duration) -> Error {
+    let kind = match last.kind() {
+        ErrorKind::Io => ErrorKind::Transient,
+        other => other,
+    };
+    let message = format!(
+        "{} (tried {tries} times in {} s)",
+        last.message(),
+        elapsed.as_secs()
+    );
+    Error::new(kind, message)
+}
+
+/// Half of the delay is fixed, half is chance, so that readers that failed together do not come
+/// back together.
+fn backoff(first: Duration, tries: u32) -> Duration {
+    let factor = 1u32 << (tries.saturating_sub(1)).min(10);
+    let delay = first.saturating_mul(factor).min(MAX_DELAY);
+    let chance = RandomState::new().build_hasher().finish();
+    let fraction = (chance >> 11) as f64 / (1u64 << 53) as f64;
+    delay.mul_f64(0.5 + fraction / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_differ_and_stay_bounded() {
+        let first = Duration::from_millis(200);
+        for tries in 1..100 {
+            let delay = backoff(first, tries);
+            assert!(delay <= MAX_DELAY);
+            assert!(delay >= first / 2);
+        }
+        assert!(backoff(first, 8) >= MAX_DELAY / 2);
+        let delays: Vec<Duration> = (0..8).map(|_| backoff(first, 5)).collect();
+        assert!(delays.iter().any(|d| *d != delays[0]));
+    }
+}

@@ -1,0 +1,176 @@
+//! From keys and futures to paths and blocking calls: what makes a [`Store`](crate::store::Store)
+//! of a client. A small runtime of its own does the waiting, so that nothing above knows of
+//! `async`.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::check_range;
+use crate::store::{Entry, Meta, StorePath, StoreTraits, StoredFile};
+
+/// Longer reads are made of pieces, so that a lost connection does not cost all of one.
+const MAX_RANGE: u64 = 8 << 20;
+
+/// The requests of one protocol, by key.
+pub(crate) trait Objects: Send + Sync + 'static {
+    fn head_object(&self, key: &str) -> impl Future<Output = Result<Meta>>;
+    fn get_object(&self, key: &str, max_len: u64) -> impl Future<Output = Result<(Bytes, Meta)>>;
+    fn get_range(
+        &self,
+        key: &str,
+        start: u64,
+        len: u64,
+        opened: Meta,
+    ) -> impl Future<Output = Result<Bytes>>;
+    fn list_prefix(&self, prefix: &str) -> impl Future<Output = Result<Vec<Entry>>>;
+    /// The repository's directory, without slashes at its ends.
+    fn dir(&self) -> &str;
+    /// How many requests may be in flight now.
+    fn parallelism(&self) -> usize;
+}
+
+/// A client with its threads.
+pub(crate) struct Remote<C>(Arc<Shared<C>>);
+
+struct Shared<C> {
+    objects: C,
+    // Only `None` while it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl<C: Objects> Shared<C> {
+    fn wait<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let runtime = self.runtime.as_ref();
+        let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Io, "the store is closed"))?;
+        runtime.block_on(future)
+    }
+
+    /// The key of a file: the root is none.
+    fn key(&self, path: &StorePath) -> Result<String> {
+        match (path.as_str(), self.objects.dir()) {
+            ("", _) => Err(Error::new(ErrorKind::NotFound, "is not a file")),
+            (path, "") => Ok(path.to_owned()),
+            (path, dir) => Ok(format!("{dir}/{path}")),
+        }
+    }
+
+    fn head(&self, path: &StorePath) -> Result<Meta> {
+        self.key(path)
+            .and_then(|key| self.wait(self.objects.head_object(&key)))
+            .map_err(|e| e.with_object(path))
+    }
+}
+
+impl<C> Drop for Shared<C> {
+    fn drop(&mut self) {
+        // Do not wait for a name lookup that hangs.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl<C: Objects> Remote<C> {
+    /// Starts the threads and makes the client on them.
+    pub(crate) fn start(name: &str, client: impl Future<Output = Result<C>>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .map_err(|e| Error::from_io(e, "cannot start the threads of the storage client"))?;
+        let objects = runtime.block_on(client)?;
+        let runtime = Some(runtime);
+        Ok(Remote(Arc::new(Shared { objects, runtime })))
+    }
+
+    pub(crate) fn objects(&self) -> &C {
+        &self.0.objects
+    }
+
+    pub(crate) fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        let parts = [self.0.objects.dir(), dir.as_str()];
+        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        let mut prefix = parts.join("/");
+        if !prefix.is_empty() {
+            prefix.push('/');
+        }
+        self.0
+            .wait(self.0.objects.list_prefix(&prefix))
+            .map_err(|e| e.with_object(dir))
+    }
+
+    pub(crate) fn head(&self, path: &StorePath) -> Result<Meta> {
+        self.0.head(path)
+    }
+
+    pub(crate) fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+        let shared = &self.0;
+        shared
+            .key(path)
+            .and_then(|key| shared.wait(shared.objects.get_object(&key, max_len)))
+            .map_err(|e| e.with_object(path))
+    }
+
+    pub(crate) fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+        Ok(Arc::new(RemoteFile {
+            meta: self.0.head(path)?,
+            shared: self.0.clone(),
+            path: path.clone(),
+        }))
+    }
+
+    pub(crate) fn traits(&self) -> StoreTraits {
+        StoreTraits {
+            cheap_ranges: false,
+            remote: true,
+            // Shrinks while the storage asks for less, and read-ahead with it.
+            parallelism: self.0.objects.parallelism(),
+        }
+    }
+}
+
+/// An object at the version it had when it was opened.
+struct RemoteFile<C> {
+    shared: Arc<Shared<C>>,
+    path: StorePath,
+    meta: Meta,
+}
+
+impl<C: Objects> StoredFile for RemoteFile<C> {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn head(&self) -> Result<Meta> {
+        self.shared.head(&self.path)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.meta.len_bytes).map_err(|_| {
+            Error::corrupt(format!(
+                "object ends within the {} bytes expected here",
+                buf.len()
+            ))
+            .with_object(&self.path)
+            .at(offset)
+        })?;
+        let key = self.shared.key(&self.path)?;
+        let mut at = offset;
+        for piece in buf.chunks_mut(MAX_RANGE as usize) {
+            let len = piece.len() as u64;
+            let ranged = self.shared.objects.get_range(&key, at, len, self.meta);
+            let data = self
+                .shared
+                .wait(ranged)
+                .map_err(|e| e.with_object(&self.path).at(at))?;
+            piece.copy_from_slice(&data);
+            at += len;
+        }
+        Ok(())
+    }
+}
