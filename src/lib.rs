@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod buffers;
 pub mod cache;
 pub mod cli;
 pub mod codec;

@@ -31,9 +31,14 @@ pub struct AheadPool {
 /// A block on its way. Dropping it gives its bytes back to the budget; the work itself is not
 /// undone.
 pub struct AheadTicket {
-    pool: Arc<AheadPool>,
-    reserved: u64,
+    share: AheadShare,
     flight: Arc<Flight<Block>>,
+}
+
+/// Bytes of the budget, held by whoever keeps a block outside the cache; given back when dropped.
+pub struct AheadShare {
+    pool: Arc<AheadPool>,
+    bytes: u64,
 }
 
 impl AheadPool {
@@ -58,15 +63,10 @@ impl AheadPool {
         bytes: u64,
         load: impl FnOnce() -> Result<Block> + Send + 'static,
     ) -> Option<AheadTicket> {
-        self.reserved_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
-                (reserved + bytes <= self.budget_bytes).then_some(reserved + bytes)
-            })
-            .ok()?;
+        let share = self.reserve(bytes)?;
         let flight = Arc::new(Flight::new());
         let ticket = AheadTicket {
-            pool: Arc::clone(self),
-            reserved: bytes,
+            share,
             flight: Arc::clone(&flight),
         };
         // A reader that has gone away before its turn comes needs no work done.
@@ -80,6 +80,19 @@ impl AheadPool {
             }
         }));
         Some(ticket)
+    }
+
+    /// Takes so many bytes of the budget, or `None` when it is used up.
+    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Option<AheadShare> {
+        self.reserved_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
+                (reserved + bytes <= self.budget_bytes).then_some(reserved + bytes)
+            })
+            .ok()?;
+        Some(AheadShare {
+            pool: Arc::clone(self),
+            bytes,
+        })
     }
 
     fn push(self: &Arc<Self>, job: Job) {
@@ -142,9 +155,9 @@ fn work(pool: &Weak<AheadPool>) {
 }
 
 impl AheadTicket {
-    /// Waits for the block.
-    pub fn wait(&self) -> Result<Block> {
-        self.flight.wait()
+    /// Waits for the block; the bytes stay reserved until the share is dropped.
+    pub fn wait(self) -> Result<(Block, AheadShare)> {
+        Ok((self.flight.wait()?, self.share))
     }
 
     /// Whether waiting would not block.
@@ -153,11 +166,11 @@ impl AheadTicket {
     }
 }
 
-impl Drop for AheadTicket {
+impl Drop for AheadShare {
     fn drop(&mut self) {
         self.pool
             .reserved_bytes
-            .fetch_sub(self.reserved, Ordering::Relaxed);
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -177,12 +190,13 @@ mod tests {
         };
         let first = pool.submit(60, load).unwrap();
         assert!(pool.submit(60, load).is_none());
-        assert_eq!(&first.wait().unwrap().bytes[..], b"x");
-        drop(first);
+        let (block, share) = first.wait().unwrap();
+        assert_eq!(&block.bytes[..], b"x");
+        assert!(pool.reserve(60).is_none());
+        drop(share);
         assert_eq!(pool.reserved_bytes(), 0);
         let again = pool.submit(100, || panic!("on purpose")).unwrap();
         assert!(again.wait().is_err());
-        drop(again);
         assert!(pool.submit(100, load).unwrap().wait().is_ok());
     }
 }

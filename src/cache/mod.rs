@@ -9,7 +9,7 @@ mod flight;
 mod gate;
 mod meta;
 
-pub use ahead::{AheadPool, AheadTicket};
+pub use ahead::{AheadPool, AheadShare, AheadTicket};
 pub use blocks::{Block, BlockCache, BlockCacheStats, BlockKey, Touch};
 pub use flight::Flight;
 pub use gate::Gate;

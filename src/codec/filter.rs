@@ -69,29 +69,38 @@ impl Filter {
     /// `Corrupt` when the stream is damaged or decodes to another length. Never allocates more
     /// than `decoded_len` bytes.
     pub fn decode_exact(self, stored: &[u8], decoded_len: usize) -> Result<Vec<u8>> {
+        let mut out = vec![0; decoded_len];
+        self.decode_into(stored, &mut out)?;
+        Ok(out)
+    }
+
+    /// Decodes a part that must have exactly as many bytes as `out`, into it. What is in `out`
+    /// after an error means nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` when the stream is damaged or decodes to another length.
+    pub fn decode_into(self, stored: &[u8], out: &mut [u8]) -> Result<()> {
+        let decoded_len = out.len();
         match self {
-            Filter::None if stored.len() == decoded_len => Ok(stored.to_vec()),
-            Filter::None => Err(wrong_length(stored.len(), decoded_len)),
-            Filter::Gzip => {
-                let mut out = vec![0; decoded_len];
-                match Decompressor::new().gzip_decompress(stored, &mut out) {
-                    Ok(n) if n == decoded_len => Ok(out),
-                    Ok(n) => Err(wrong_length(n, decoded_len)),
-                    Err(DecompressionError::InsufficientSpace) => Err(Error::corrupt(format!(
-                        "decodes to more than the {decoded_len} bytes it must have"
-                    ))),
-                    Err(DecompressionError::BadData) => {
-                        Err(Error::corrupt("gzip stream is damaged"))
-                    }
-                }
+            Filter::None if stored.len() == decoded_len => {
+                out.copy_from_slice(stored);
+                Ok(())
             }
+            Filter::None => Err(wrong_length(stored.len(), decoded_len)),
+            Filter::Gzip => match Decompressor::new().gzip_decompress(stored, out) {
+                Ok(n) if n == decoded_len => Ok(()),
+                Ok(n) => Err(wrong_length(n, decoded_len)),
+                Err(DecompressionError::InsufficientSpace) => Err(Error::corrupt(format!(
+                    "decodes to more than the {decoded_len} bytes it must have"
+                ))),
+                Err(DecompressionError::BadData) => Err(Error::corrupt("gzip stream is damaged")),
+            },
             Filter::Brotli => {
-                let mut out = vec![0; decoded_len];
                 let done = BrotliDecoder::new()
-                    .decompress(stored, &mut out)
+                    .decompress(stored, out)
                     .map_err(|e| Error::corrupt(format!("brotli stream is damaged: {e}")))?;
                 match done.info {
-                    DecoderInfo::Finished if done.bytes_written == decoded_len => Ok(out),
+                    DecoderInfo::Finished if done.bytes_written == decoded_len => Ok(()),
                     DecoderInfo::Finished => Err(wrong_length(done.bytes_written, decoded_len)),
                     DecoderInfo::NeedsMoreInput => Err(Error::corrupt("brotli stream ends early")),
                     DecoderInfo::NeedsMoreOutput => Err(Error::corrupt(format!(

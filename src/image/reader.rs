@@ -155,7 +155,8 @@ impl DiskReader {
         let first = stream.next == 0 && offset == 0;
         if near || first {
             let end = offset + len;
-            stream.sequence += end.saturating_sub(stream.next);
+            // What was skipped was not read: random reads near each other are no sequence.
+            stream.sequence += end.saturating_sub(stream.next).min(len);
             stream.next = stream.next.max(end);
         } else {
             stream.next = offset + len;

@@ -13,6 +13,7 @@ use super::vhd::{
     DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, SECTOR_BYTES, blocks_of,
 };
 use super::vhd_file::Opened;
+use crate::buffers::Buffer;
 use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
@@ -301,8 +302,11 @@ impl VhdDir {
             }
             stored
         } else {
-            let decoded = self.filter.decode_exact(&stored, len);
-            Bytes::from(decoded.map_err(|e| e.with_object(&path))?)
+            let mut decoded = Buffer::new(len);
+            self.filter
+                .decode_into(&stored, &mut decoded)
+                .map_err(|e| e.with_object(&path))?;
+            decoded.into_bytes()
         };
         let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
         let full = bitmap::is_full(&bytes[..self.bitmap_bytes as usize], sectors);

@@ -16,6 +16,7 @@ use rustix::fs::{self as rfs, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `statfs` magic numbers of file systems whose servers may stall: see `statfs(2)`.
@@ -250,14 +251,14 @@ impl Store for LocalStore {
             ))
             .with_object(path));
         }
-        let mut data = vec![0; meta.len_bytes as usize];
+        let mut data = Buffer::new(meta.len_bytes as usize);
         let file = LocalFile {
             file,
             meta,
             path: path.clone(),
         };
         file.read_exact_at(&mut data, 0)?;
-        Ok((Bytes::from(data), meta))
+        Ok((data.into_bytes(), meta))
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
