@@ -132,6 +132,6 @@ mod tests {
         drop(many);
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(free.bytes <= MAX_FREE_BYTES);
-        assert_eq!(free.bytes, free.buffers.iter().map(Vec::len).sum());
+        assert_eq!(free.bytes, free.buffers.iter().map(Vec::len).sum::<usize>());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::chain::{BlockSource, Chain, ChainIo, Owner};
 use super::link;
 use super::open::Registry;
-use super::reader::DiskReader;
+use super::reader::{DiskReader, Readers};
 use super::report::LinkReport;
 use crate::cache::{AheadPool, Block, BlockCache, BlockCacheStats, Gate, MetaCache, Touch};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +23,7 @@ pub struct DiskContext {
     meta: Arc<MetaCache>,
     blocks: Arc<BlockCache>,
     pub(super) ahead: Arc<AheadPool>,
+    pub(super) readers: Readers,
     /// Bounds how many blocks are fetched and decoded at once, and so the memory they take.
     loading: Gate,
     /// Bytes a single reader may have read ahead.
@@ -69,6 +70,7 @@ impl DiskContext {
             meta,
             blocks: Arc::new(BlockCache::new(cache_bytes - ahead_bytes)),
             ahead: AheadPool::new(threads, ahead_bytes),
+            readers: Readers::default(),
             loading: Gate::new(threads + 2),
             window_bytes: window.min(ahead_bytes),
         })

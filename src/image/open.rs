@@ -125,6 +125,15 @@ impl Image {
         }
     }
 
+    /// Tells the storage that a block will be read in place soon.
+    pub(super) fn will_read(&self, block: u64) {
+        match &self.body {
+            Body::File(f) => f.will_read(block),
+            // Each block is a file of its own, which would have to be opened first.
+            Body::Dir(_) => {}
+        }
+    }
+
     /// Reads the block table, where it is not read in pieces.
     pub(super) fn load_table(&self) -> Result<()> {
         match &self.body {

@@ -1,15 +1,17 @@
 //! One reader of a disk: notices when it reads in sequence, and has blocks decoded before it asks.
 //!
 //! The kernel asks for 128 KiB to 1 MiB at a time, several requests at once and slightly out of
-//! order. A reader keeps its current block and the blocks on their way to itself, so that a scan
-//! leaves no traces of use in the cache.
+//! order. A reader in sequence keeps its current block and the blocks on their way to itself, so
+//! that a scan leaves no traces of use in the cache. What all readers keep comes out of one budget;
+//! those that have stopped reading lose it to those that read.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
 use super::chain::{BlockSource, Chain, Owner};
 use super::disk::Disk;
-use crate::cache::{AheadTicket, Block, BlockKey, Touch};
+use crate::cache::{AheadShare, AheadTicket, Block, BlockKey, Touch};
 use crate::error::Result;
 use crate::io::{Chunk, Extent, ReadAt};
 
@@ -23,23 +25,36 @@ const SEQUENCE_BYTES: u64 = 384 << 10;
 /// Most look-ups of owners for one request; holes are passed in such steps.
 const MAX_PLANNED_UNITS: u64 = 4096;
 
+/// A reader that has asked for nothing this long gives up what it keeps when others need room.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// One reader's view of a disk. Used from several threads at once.
 pub struct DiskReader {
     disk: Arc<Disk>,
-    stream: Mutex<Stream>,
+    stream: Arc<Mutex<Stream>>,
 }
 
 #[derive(Default)]
 struct Stream {
+    /// When the last request came.
+    used: Option<Instant>,
     /// End of the furthest request of the sequence.
     next: u64,
     /// Bytes read in sequence so far.
     sequence: u64,
     /// Up to where (byte offset) blocks have been planned.
     planned: u64,
+    /// The block asked for last: pieces of one block in a row are one use of it.
+    last: Option<BlockKey>,
     /// Blocks used last: requests overtake each other at block borders.
-    recent: VecDeque<(BlockKey, Block)>,
+    recent: VecDeque<Recent>,
     ahead: VecDeque<Ahead>,
+}
+
+struct Recent {
+    key: BlockKey,
+    block: Block,
+    _share: AheadShare,
 }
 
 struct Ahead {
@@ -48,12 +63,47 @@ struct Ahead {
     ticket: AheadTicket,
 }
 
+/// The readers that there are, so that one can have what others keep and do not use.
+#[derive(Default)]
+pub(super) struct Readers(Mutex<Vec<Weak<Mutex<Stream>>>>);
+
+impl Readers {
+    fn add(&self, stream: &Arc<Mutex<Stream>>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == all.capacity() {
+            all.retain(|stream| stream.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(stream));
+    }
+
+    /// Takes away what readers keep that are idle.
+    fn reclaim(&self) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in all.iter().filter_map(Weak::upgrade) {
+            let mut stream = match stream.try_lock() {
+                Ok(stream) => stream,
+                Err(TryLockError::Poisoned(stream)) => stream.into_inner(),
+                // In use, not least by who calls this.
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            if stream.used.is_some_and(|used| used.elapsed() > IDLE) {
+                stream.recent.clear();
+                stream.ahead.clear();
+                stream.planned = 0;
+            }
+        }
+    }
+}
+
 impl DiskReader {
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        DiskReader {
-            disk,
-            stream: Mutex::new(Stream::default()),
-        }
+        let stream = Arc::default();
+        disk.context().readers.add(&stream);
+        DiskReader { disk, stream }
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The disk that is read.
@@ -128,8 +178,8 @@ impl DiskReader {
 
     /// Whether a block is in memory.
     fn has(&self, key: BlockKey) -> bool {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.recent.iter().any(|(k, _)| *k == key)
+        let stream = self.stream();
+        stream.recent.iter().any(|r| r.key == key)
             || stream
                 .ahead
                 .iter()
@@ -149,8 +199,9 @@ impl DiskReader {
 
     /// Notes a request; tells whether it belongs to a sequence.
     fn advance(&self, offset: u64, len: u64) -> Touch {
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.stream();
         let stream = &mut *stream;
+        stream.used = Some(Instant::now());
         let near = offset.abs_diff(stream.next) <= SLACK_BYTES && stream.next > 0;
         let first = stream.next == 0 && offset == 0;
         if near || first {
@@ -163,6 +214,7 @@ impl DiskReader {
             stream.sequence = 0;
             stream.planned = 0;
             stream.ahead.clear();
+            stream.recent.clear();
         }
         if stream.sequence >= SEQUENCE_BYTES {
             Touch::Pass
@@ -173,11 +225,8 @@ impl DiskReader {
 
     /// Has the blocks after `position` fetched, as far as the sequence so far justifies.
     fn plan(&self, chain: &Arc<Chain>, position: u64) -> Result<()> {
-        if !chain.has_whole() {
-            return Ok(());
-        }
         let context = self.disk.context();
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.stream();
         if stream.sequence < SEQUENCE_BYTES {
             return Ok(());
         }
@@ -202,7 +251,16 @@ impl DiskReader {
                 let image = chain.links[link].image();
                 if image.is_whole() {
                     pending += u64::from(image.block_size());
-                    found.push((at, link, chain.block_of_unit(image, unit)));
+                } else if at >= position.saturating_add(window) {
+                    // Nothing counts what the storage itself reads ahead, so it stays near.
+                    break;
+                }
+                let block = chain.block_of_unit(image, unit);
+                if found
+                    .last()
+                    .is_none_or(|&(_, l, b)| (l, b) != (link, block))
+                {
+                    found.push((at, link, block));
                 }
             }
             at += unit_bytes;
@@ -211,23 +269,37 @@ impl DiskReader {
         if at == from {
             return Ok(());
         }
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.stream();
         if stream.planned > from {
             // Another request of this reader has planned the same meanwhile.
             return Ok(());
         }
+        stream.planned = at;
+        let mut in_place = Vec::new();
         for (unit_start, link, block) in found {
             let key = chain.block_key(link, block);
+            let image = chain.links[link].image();
+            if !image.is_whole() {
+                in_place.push((image, block));
+                continue;
+            }
             if stream.ahead.iter().any(|a| a.key == key)
                 || context.block_cache().get(key, Touch::Pass).is_some()
             {
                 continue;
             }
-            let (chain, disk) = (Arc::clone(chain), Arc::clone(&self.disk));
-            let bytes = u64::from(chain.links[link].image().block_size());
-            let load = move || disk.context().load_block(&chain, link, block, Touch::Pass);
-            let Some(ticket) = context.ahead.submit(bytes, load) else {
-                at = unit_start;
+            let bytes = u64::from(image.block_size());
+            let submit = || {
+                let (chain, disk) = (Arc::clone(chain), Arc::clone(&self.disk));
+                let load = move || disk.context().load_block(&chain, link, block, Touch::Pass);
+                context.ahead.submit(bytes, load)
+            };
+            let ticket = submit().or_else(|| {
+                context.readers.reclaim();
+                submit()
+            });
+            let Some(ticket) = ticket else {
+                stream.planned = unit_start;
                 break;
             };
             stream.ahead.push_back(Ahead {
@@ -236,7 +308,10 @@ impl DiskReader {
                 ticket,
             });
         }
-        stream.planned = at;
+        drop(stream);
+        for (image, block) in in_place {
+            image.will_read(block);
+        }
         Ok(())
     }
 }
@@ -253,14 +328,12 @@ const RECENT_BLOCKS: usize = 2;
 impl BlockSource for Window<'_> {
     fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
         let key = chain.block_key(link, block);
-        let mut stream = self
-            .reader
-            .stream
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, block)) = stream.recent.iter().find(|(k, _)| *k == key) {
-            return Ok(block.clone());
+        let mut stream = self.reader.stream();
+        if let Some(recent) = stream.recent.iter().find(|r| r.key == key) {
+            return Ok(recent.block.clone());
         }
+        let again = stream.last.replace(key) == Some(key);
+        let touch = if again { Touch::Pass } else { self.touch };
         // A block that is ready is taken over. One that is not may not have been begun: asking the
         // cache joins the work or begins it. One that failed is tried again.
         let ready = stream
@@ -271,25 +344,30 @@ impl BlockSource for Window<'_> {
             .and_then(|at| stream.ahead.remove(at))
             .and_then(|ahead| ahead.ticket.wait().ok());
         drop(stream);
-        let loaded = match taken {
-            Some(loaded) => loaded,
-            None => {
-                let context = self.reader.disk.context();
-                context.load_block(chain, link, block, self.touch)?
-            }
+        let context = self.reader.disk.context();
+        let (block, share) = match taken {
+            Some((block, share)) => (block, Some(share)),
+            None => (context.load_block(chain, link, block, touch)?, None),
         };
-        let mut stream = self
-            .reader
-            .stream
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        // Who reads at random finds it in the cache again, where it counts as wanted.
+        if self.touch == Touch::Count {
+            return Ok(block);
+        }
+        let mut stream = self.reader.stream();
         stream.ahead.retain(|a| a.key != key);
-        if !stream.recent.iter().any(|(k, _)| *k == key) {
+        if !stream.recent.iter().any(|r| r.key == key) {
             if stream.recent.len() >= RECENT_BLOCKS {
                 stream.recent.pop_front();
             }
-            stream.recent.push_back((key, loaded.clone()));
+            let share = share.or_else(|| context.ahead.reserve(block.bytes.len() as u64));
+            if let Some(share) = share {
+                stream.recent.push_back(Recent {
+                    key,
+                    block: block.clone(),
+                    _share: share,
+                });
+            }
         }
-        Ok(loaded)
+        Ok(block)
     }
 }

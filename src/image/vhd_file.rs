@@ -255,6 +255,26 @@ impl VhdFile {
         .with_object(&self.path))
     }
 
+    /// Tells the storage that a block will be read soon, if its place is already known to be sound.
+    pub(super) fn will_read(&self, block: u64) {
+        let state = self.snapshot();
+        let block_size = u64::from(self.layout.block_size);
+        let (start, len) = match &self.layout.table {
+            None => (block * block_size, block_size),
+            Some(_) if !state.settled => return,
+            Some(table) => {
+                let entry = self.entry(table, block, state);
+                let place = entry
+                    .ok()
+                    .filter(|&entry| entry != BAT_UNUSED)
+                    .and_then(|entry| self.check_entry(table, entry, block, state).ok());
+                let Some(start) = place else { return };
+                (start, u64::from(table.bitmap_bytes) + block_size)
+            }
+        };
+        self.file.will_read(start, len);
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn read_block(
         &self,

@@ -5,15 +5,18 @@
 //! `openat2`; there, paths are walked component by component and no symbolic link is followed.
 
 use std::fmt;
+use std::io::IoSliceMut;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::{self as rfs, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{self as rfs, Advice, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
 use crate::buffers::Buffer;
@@ -29,11 +32,35 @@ const NETWORK_FILE_SYSTEMS: [u64; 6] = [
     0x00C3_6400, // Ceph
 ];
 
+/// Hints that are passed on after a read that had to wait for storage. Each costs the kernel a look
+/// at every page concerned, which is wasted where all is in memory already.
+const HINTS_AFTER_WAIT: u32 = 16;
+
 /// A directory as a store.
 pub struct LocalStore {
     root: OwnedFd,
     path: PathBuf,
     remote: bool,
+    cold: Arc<Cold>,
+}
+
+/// Whether reads have had to wait for storage lately.
+#[derive(Debug, Default)]
+struct Cold {
+    /// Hints still worth passing on.
+    hints: AtomicU32,
+    /// The kernel or the file system cannot tell.
+    untold: AtomicBool,
+}
+
+impl Cold {
+    /// Whether to pass a hint on.
+    fn takes_hint(&self) -> bool {
+        let one_less = |left: u32| left.checked_sub(1);
+        self.hints
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+    }
 }
 
 impl LocalStore {
@@ -58,6 +85,7 @@ impl LocalStore {
             root,
             path: path.to_owned(),
             remote: NETWORK_FILE_SYSTEMS.contains(&magic),
+            cold: Arc::default(),
         })
     }
 
@@ -167,6 +195,28 @@ struct LocalFile {
     file: std::fs::File,
     meta: Meta,
     path: StorePath,
+    cold: Arc<Cold>,
+}
+
+impl LocalFile {
+    /// Reads what is in memory, from the start of `buf`, and notes whether that was all.
+    fn read_without_waiting(&self, buf: &mut [u8], offset: u64) -> usize {
+        if self.cold.untold.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let wanted = buf.len();
+        let mut parts = [IoSliceMut::new(buf)];
+        match preadv2(&self.file, &mut parts, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) if read == wanted => read,
+            other => {
+                if let Err(Errno::NOSYS | Errno::OPNOTSUPP) = other {
+                    self.cold.untold.store(true, Ordering::Relaxed);
+                }
+                self.cold.hints.store(HINTS_AFTER_WAIT, Ordering::Relaxed);
+                other.unwrap_or(0)
+            }
+        }
+    }
 }
 
 impl StoredFile for LocalFile {
@@ -180,7 +230,12 @@ impl StoredFile for LocalFile {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| {
+        let read = self.read_without_waiting(buf, offset);
+        if read == buf.len() {
+            return Ok(());
+        }
+        let (rest, from) = (&mut buf[read..], offset.saturating_add(read as u64));
+        self.file.read_exact_at(rest, from).map_err(|e| {
             // InvalidInput: an offset that no file can have.
             use std::io::ErrorKind::{InvalidInput, UnexpectedEof};
             if matches!(e.kind(), UnexpectedEof | InvalidInput) {
@@ -194,6 +249,13 @@ impl StoredFile for LocalFile {
             .with_object(&self.path)
             .at(offset)
         })
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        if self.cold.takes_hint() {
+            // Only a hint: a read that cannot be had will say so itself.
+            let _ = rfs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
+        }
     }
 }
 
@@ -256,6 +318,7 @@ impl Store for LocalStore {
             file,
             meta,
             path: path.clone(),
+            cold: Arc::clone(&self.cold),
         };
         file.read_exact_at(&mut data, 0)?;
         Ok((data.into_bytes(), meta))
@@ -267,6 +330,7 @@ impl Store for LocalStore {
             file,
             meta,
             path: path.clone(),
+            cold: Arc::clone(&self.cold),
         }))
     }
 

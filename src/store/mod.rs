@@ -78,6 +78,12 @@ pub trait StoredFile: Send + Sync {
     /// Fills `buf` from `offset`. A range past the end is `Corrupt`: the caller took the range
     /// from a structure that promised those bytes.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Tells that this range will be read soon. Storage that gains by it begins to fetch it; nobody
+    /// waits for that.
+    fn will_read(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
 }
 
 /// How a store behaves, for those who plan reads on it.

@@ -263,6 +263,10 @@ impl StoredFile for CountingFile {
         let call = || self.inner.read_exact_at(buf, offset);
         timed(&self.stats, Request::GetRange, call, |()| len)
     }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        self.inner.will_read(offset, len);
+    }
 }
 
 #[cfg(test)]
