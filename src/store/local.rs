@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::{self as rfs, Advice, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self as rfs, Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
@@ -196,6 +196,7 @@ struct LocalFile {
     meta: Meta,
     path: StorePath,
     cold: Arc<Cold>,
+    remote: bool,
 }
 
 impl LocalFile {
@@ -225,6 +226,13 @@ impl StoredFile for LocalFile {
     }
 
     fn head(&self) -> Result<Meta> {
+        if self.remote {
+            // A network file system answers from what it heard up to a minute ago; a merge that has
+            // begun since must be seen. Asks the server; `fstat` then tells the same. Where that
+            // cannot be asked (kernels before 4.11), what is known counts.
+            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+            let _ = rfs::statx(&self.file, "", flags, StatxFlags::MTIME | StatxFlags::SIZE);
+        }
         let stat = rfs::fstat(&self.file).map_err(|e| path_error(e, &self.path))?;
         Ok(meta_of(&stat))
     }
@@ -319,6 +327,7 @@ impl Store for LocalStore {
             meta,
             path: path.clone(),
             cold: Arc::clone(&self.cold),
+            remote: self.remote,
         };
         file.read_exact_at(&mut data, 0)?;
         Ok((data.into_bytes(), meta))
@@ -331,6 +340,7 @@ impl Store for LocalStore {
             meta,
             path: path.clone(),
             cold: Arc::clone(&self.cold),
+            remote: self.remote,
         }))
     }
 
