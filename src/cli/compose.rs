@@ -49,6 +49,7 @@ pub(super) fn open(request: &Request) -> Result<View> {
 fn guest_options(request: &Request) -> GuestOptions {
     GuestOptions {
         guest_owner: request.guest_owner,
+        for_all: request.allow_other,
     }
 }
 

@@ -159,7 +159,8 @@ impl Filesystem for Adapter {
         };
         let quick = is_quick(&node);
         self.answer(quick, move |shared| {
-            shared.getattr(ino.0, &node, fh.is_some() && !quick, reply);
+            let size_only = fh.is_some() && !quick && !node.base().is_constant();
+            shared.getattr(ino.0, &node, size_only, reply);
         });
     }
 

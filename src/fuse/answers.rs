@@ -22,9 +22,21 @@ const ONCE: Duration = Duration::ZERO;
 /// How long the kernel may use a name or attributes without asking again.
 const TTL: Duration = Duration::from_secs(1);
 
+/// The same for what cannot change. Not for ever: the kernel then lets go of what nobody uses, and a
+/// restore point that is removed is gone from its own directory after [`TTL`] anyway.
+const TTL_CONSTANT: Duration = Duration::from_secs(600);
+
 thread_local! {
     /// Each thread's buffer for reads: not cleared between requests.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How long the kernel may keep what it was told about a node.
+fn ttl_of(node: &Node) -> Duration {
+    match node.base().is_constant() {
+        true => TTL_CONSTANT,
+        false => TTL,
+    }
 }
 
 /// What handlers need on any thread.
@@ -81,7 +93,7 @@ impl Shared {
         reply: ReplyEntry,
     ) {
         // What is in memory can be exact at once. Directories and links have nothing to guess.
-        let exact = quick || !matches!(node, Node::File(_));
+        let exact = quick || !matches!(node, Node::File(_)) || node.base().is_constant();
         let attr = if exact {
             node.base().attr()
         } else {
@@ -89,10 +101,11 @@ impl Shared {
         };
         match attr {
             Ok(attr) => {
+                let ttl = ttl_of(&node);
                 let ino = self.inodes.remember(parent, name, node);
                 let attr = self.ownership.file_attr(ino, &attr);
-                let attr_ttl = if exact { TTL } else { ONCE };
-                reply.entry_with_ttls(&attr_ttl, &TTL, &attr, Generation(0));
+                let attr_ttl = if exact { ttl } else { ONCE };
+                reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
             }
             Err(error) => {
                 let number = errno(&error, Doing::Using);
@@ -112,7 +125,7 @@ impl Shared {
         };
         match attr {
             Ok(attr) => {
-                let ttl = if size_only { ONCE } else { TTL };
+                let ttl = if size_only { ONCE } else { ttl_of(node) };
                 reply.attr(&ttl, &self.ownership.file_attr(ino, &attr));
             }
             Err(error) => reply.error(self.fail(ino, "tell about", Doing::Using, &error)),

@@ -28,6 +28,24 @@ const MAX_ENTRIES: u64 = 20_000_000;
 pub struct GuestOptions {
     /// Show the guest's own owners and modes, instead of files that the mount's owner can read.
     pub guest_owner: bool,
+    /// Without `guest_owner`: others than the mount's owner are admitted, and can read as well.
+    pub for_all: bool,
+}
+
+impl GuestOptions {
+    /// The permission bits that a node gets in addition to the guest's.
+    fn added(self, kind: NodeKind) -> u16 {
+        let bits = match kind {
+            NodeKind::Dir => 0o500,
+            NodeKind::File => 0o400,
+            _ => 0,
+        };
+        match (self.guest_owner, self.for_all) {
+            (true, _) => 0,
+            (false, false) => bits,
+            (false, true) => bits | bits >> 3 | bits >> 6,
+        }
+    }
 }
 
 /// A mounted guest file system: what its nodes share.
@@ -145,16 +163,11 @@ impl Base for GuestNode {
 
     fn attr(&self) -> Result<Attr> {
         let own = self.tree.options.guest_owner;
-        let readable = match self.attr.kind {
-            NodeKind::Dir => 0o500,
-            NodeKind::File => 0o400,
-            _ => 0,
-        };
         Ok(Attr {
             kind: self.attr.kind,
             size_bytes: self.attr.size_bytes,
             allocated_bytes: self.attr.allocated_bytes,
-            permissions: self.attr.permissions | if own { 0 } else { readable },
+            permissions: self.attr.permissions | self.tree.options.added(self.attr.kind),
             links: self.attr.links,
             uid: own.then_some(self.attr.uid),
             gid: own.then_some(self.attr.gid),
@@ -176,6 +189,10 @@ impl Base for GuestNode {
             .into_iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value))
+    }
+
+    fn is_constant(&self) -> bool {
+        true
     }
 }
 
@@ -330,6 +347,21 @@ impl DirStream for GuestStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_guest_keeps_from_others_is_kept_only_under_its_own_owners() {
+        let bits = |guest_owner, for_all, kind| {
+            let options = GuestOptions {
+                guest_owner,
+                for_all,
+            };
+            options.added(kind)
+        };
+        assert_eq!(bits(false, false, NodeKind::File), 0o400);
+        assert_eq!(bits(false, true, NodeKind::File), 0o444);
+        assert_eq!(bits(false, true, NodeKind::Dir), 0o555);
+        assert_eq!(bits(true, true, NodeKind::Dir), 0);
+    }
 
     #[test]
     fn names_that_a_file_system_must_not_have_are_not_shown() {

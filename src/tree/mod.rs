@@ -143,6 +143,12 @@ pub trait Base: Send + Sync {
         Ok(None)
     }
 
+    /// Whether the node's attributes can never change, nor, for a directory, what its names lead to:
+    /// the kernel may then keep what it was told for long.
+    fn is_constant(&self) -> bool {
+        false
+    }
+
     /// Whether calls on this node are answered from memory, so that they may be made on a thread
     /// that others wait for.
     fn is_quick(&self) -> bool {

@@ -2,6 +2,8 @@
 //! kernel's own mount, so that the two can be compared line by line.
 #![allow(dead_code)]
 
+pub mod mounted;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -88,7 +90,10 @@ pub fn golden_text(name: &str) -> String {
 pub fn context() -> GuestContext {
     GuestContext {
         pool: Arc::new(Pool::default()),
-        options: GuestOptions { guest_owner: true },
+        options: GuestOptions {
+            guest_owner: true,
+            ..GuestOptions::default()
+        },
         time: UNIX_EPOCH,
         identity: 1,
     }
