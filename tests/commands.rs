@@ -219,5 +219,8 @@ fn encrypted_repositories_are_refused_with_the_reason() {
     .unwrap();
     let args = info_args(dir.path(), &["3f2a"], false);
     let e = info::info(&args, &mut Vec::new()).unwrap_err();
-    assert!(format!("{e:#}").contains("encrypted (aes-256-gcm)"));
+    assert!(
+        format!("{e:#}").contains("encrypted with aes-256-gcm"),
+        "{e:#}"
+    );
 }

@@ -82,10 +82,24 @@ pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<d
 /// The directory of the volume groups over these disks (`lvm/`). Disks that cannot be opened count as
 /// missing.
 pub fn lvm_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
-    Arc::new(LvmDir {
+    over_disks(context, disks, Kind::Lvm)
+}
+
+/// The directory of the md arrays over these disks (`md/`): each as a disk is shown.
+pub fn md_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
+    over_disks(context, disks, Kind::Md)
+}
+
+fn over_disks(
+    context: GuestContext,
+    disks: Vec<(String, OpenDisk)>,
+    kind: Kind,
+) -> Arc<dyn Directory> {
+    Arc::new(OverDisks {
         context,
         disks,
-        groups: Lazy::new(),
+        kind,
+        children: Lazy::new(),
     })
 }
 
@@ -333,20 +347,29 @@ impl File for RawFile {
     }
 }
 
-struct LvmDir {
-    context: GuestContext,
-    disks: Vec<(String, OpenDisk)>,
-    groups: Lazy<Children>,
+/// What is shown of the volumes that lie over several disks.
+#[derive(Clone, Copy)]
+enum Kind {
+    Lvm,
+    Md,
 }
 
-impl LvmDir {
+/// A directory of volumes that may lie over several disks.
+struct OverDisks {
+    context: GuestContext,
+    disks: Vec<(String, OpenDisk)>,
+    kind: Kind,
+    children: Lazy<Children>,
+}
+
+impl OverDisks {
     fn children(&self) -> Result<Arc<Children>> {
-        self.groups.get(|| {
+        self.children.get(|| {
             let mut opened = Vec::new();
             for (name, disk) in &self.disks {
                 match disk() {
                     Ok(disk) => opened.push((name.clone(), disk)),
-                    Err(error) => tracing::warn!(disk = %name, "not searched for LVM: {error}"),
+                    Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
                 }
             }
             let found = volume::assemble(&opened);
@@ -354,24 +377,54 @@ impl LvmDir {
             for problem in found.problems.iter().chain(of_groups) {
                 tracing::warn!(subject = %problem.subject, "{}", problem.message);
             }
-            let mut children = Vec::new();
-            for group in found.groups {
-                let name = group.name.clone();
-                let dir = Arc::new(GroupDir {
-                    context: self.context.clone(),
-                    group,
-                    volumes: Lazy::new(),
-                });
-                children.push((name, Node::Dir(dir)));
-            }
-            Ok(Children(children))
+            Ok(match self.kind {
+                Kind::Lvm => self.groups(found.groups),
+                Kind::Md => self.arrays(found.arrays),
+            })
         })
+    }
+
+    fn groups(&self, groups: Vec<volume::lvm::VolumeGroup>) -> Children {
+        let mut children = Vec::new();
+        for group in groups {
+            let name = group.name.clone();
+            let dir = Arc::new(GroupDir {
+                context: self.context.clone(),
+                group,
+                volumes: Lazy::new(),
+            });
+            children.push((name, Node::Dir(dir)));
+        }
+        Children(children)
+    }
+
+    fn arrays(&self, arrays: Vec<volume::md::Array>) -> Children {
+        let mut children = Vec::new();
+        for array in arrays {
+            let place = format!("md/{}", array.name);
+            // What cannot be read at its start still has its raw file.
+            let content = volume::identify(&*array.volume).unwrap_or(Content::Unknown);
+            let raw = Node::File(Arc::new(RawFile {
+                identity: Identity::Named(self.context.identity_of(&format!("{place}.raw"))),
+                time: self.context.time,
+                volume: array.volume.clone(),
+                attributes: describe(content, None),
+            }));
+            children.push((format!("{}.raw", array.name), raw));
+            let open: OpenDisk = Arc::new(move || Ok(array.volume.clone()));
+            let inside = disk_children(self.context.clone(), &place, open);
+            children.push((array.name, Node::Dir(inside)));
+        }
+        Children(children)
     }
 }
 
-impl Base for LvmDir {
+impl Base for OverDisks {
     fn identity(&self) -> Identity {
-        Identity::Named(self.context.identity_of("lvm"))
+        Identity::Named(self.context.identity_of(match self.kind {
+            Kind::Lvm => "lvm",
+            Kind::Md => "md",
+        }))
     }
 
     fn attr(&self) -> Result<Attr> {
@@ -379,7 +432,7 @@ impl Base for LvmDir {
     }
 }
 
-impl Directory for LvmDir {
+impl Directory for OverDisks {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
         Ok(self.children()?.lookup(name))
     }

@@ -202,7 +202,8 @@ struct LocalFile {
 impl LocalFile {
     /// Reads what is in memory, from the start of `buf`, and notes whether that was all.
     fn read_without_waiting(&self, buf: &mut [u8], offset: u64) -> usize {
-        if self.cold.untold.load(Ordering::Relaxed) {
+        // Offsets beyond those of files mean something else to preadv2: -1 is "where the file stands".
+        if self.cold.untold.load(Ordering::Relaxed) || offset > i64::MAX as u64 {
             return 0;
         }
         let wanted = buf.len();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{add_disk_xattrs, disk_attr, open_disk};
-use super::guests::{Guests, LVM_DIR};
+use super::guests::{Guests, LVM_DIR, MD_DIR};
 use super::nodes::{StaticDir, Xattrs, identity, is_ours};
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
@@ -68,12 +68,18 @@ pub fn bare_root(
         let file = Arc::clone(&file);
         Arc::new(move || Ok(Arc::new(DiskStreams::new(file.disk()?)) as Arc<dyn ReadAt>))
     };
-    let inside = Guests::new(guests).of_disk(file.identity(), "disk", time, open.clone());
-    let lvm = Guests::new(guests).of_disks(file.identity(), time, vec![("disk".into(), open)]);
+    let guests = Guests::new(guests);
+    let inside = guests.of_disk(file.identity(), "disk", time, open.clone());
+    let over = |name: &str| {
+        let disks = vec![("disk".into(), open.clone())];
+        Node::Dir(guests.of_disks(name, file.identity(), time, disks))
+    };
+    let (lvm, md) = (over(LVM_DIR), over(MD_DIR));
     let children = vec![
         ("disk", Node::Dir(inside)),
         ("disk.raw", Node::File(file)),
-        (LVM_DIR, Node::Dir(lvm)),
+        (LVM_DIR, lvm),
+        (MD_DIR, md),
     ];
     Ok(Node::Dir(Arc::new(StaticDir::new("bare", children, time))))
 }

@@ -1,4 +1,4 @@
-//! What is inside the disks of a restore point: `xvda/` beside `xvda.raw`, and `lvm/`.
+//! What is inside the disks of a restore point: `xvda/` beside `xvda.raw`, `lvm/` and `md/`.
 //!
 //! The directories are kept for a while: what was found out about a disk (its partition table, its
 //! file systems) lives in them. Making one does no I/O; entering it does.
@@ -11,8 +11,8 @@ use super::ViewContext;
 use super::disk::DiskFile;
 use super::nodes::point_identity;
 use super::vms::point_time;
-use crate::error::Result;
-use crate::guestfs::disk::{GuestContext, OpenDisk, disk_children, lvm_root};
+use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::disk::{GuestContext, OpenDisk, disk_children, lvm_root, md_root};
 use crate::guestfs::node::GuestOptions;
 use crate::guestfs::pool::Pool;
 use crate::image::DiskStreams;
@@ -22,6 +22,8 @@ use crate::tree::{Directory, Identity};
 
 /// The directory of the volume groups over all disks of a point.
 pub(super) const LVM_DIR: &str = "lvm";
+/// The directory of the md arrays over all disks of a point.
+pub(super) const MD_DIR: &str = "md";
 /// Directories kept; each may hold a disk open.
 const KEPT: usize = 24;
 /// Guest file systems that nobody used for so long are dropped.
@@ -102,16 +104,21 @@ impl Guests {
         )
     }
 
-    /// The volume groups over these disks.
+    /// The volumes called `name` (one of [`LVM_DIR`] and [`MD_DIR`]) over these disks.
     pub(super) fn of_disks(
         &self,
+        name: &str,
         identity: Identity,
         time: std::time::SystemTime,
         disks: Vec<(String, OpenDisk)>,
     ) -> Arc<dyn Directory> {
-        // Another number than that of a disk with the same identity.
-        let identity = number(identity).wrapping_add(1);
-        self.keep(identity, |guest| lvm_root(guest, disks), time)
+        // Other numbers than that of a disk with the same identity.
+        let (add, root) = match name {
+            MD_DIR => (2, md_root as fn(_, _) -> _),
+            _ => (1, lvm_root as fn(_, _) -> _),
+        };
+        let identity = number(identity).wrapping_add(add);
+        self.keep(identity, |guest| root(guest, disks), time)
     }
 }
 
@@ -128,6 +135,7 @@ pub(super) fn dir_name(point: &RestorePoint, index: usize) -> String {
     let mut name = point.disks[index].name.clone();
     let taken = |name: &str| {
         name == LVM_DIR
+            || name == MD_DIR
             || name == super::point::BACKUP_JSON
             || point.disks.iter().any(|d| d.file_name() == name)
             || point
@@ -142,10 +150,22 @@ pub(super) fn dir_name(point: &RestorePoint, index: usize) -> String {
     name
 }
 
+/// The directory that is entered is there; what it is made of is not.
+fn missing_is_damage(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::NotFound => {
+            let damage = Error::corrupt(format!("the disk cannot be opened: {}", e.message()));
+            damage.with_object(e.object().unwrap_or("disk"))
+        }
+        _ => e,
+    }
+}
+
 fn opener(context: &Arc<ViewContext>, point: &Arc<RestorePoint>, index: usize) -> Option<OpenDisk> {
     let file = DiskFile::new(Arc::clone(context), Arc::clone(point), index)?;
     Some(Arc::new(move || -> Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(DiskStreams::new(file.disk()?)))
+        let disk = file.disk().map_err(missing_is_damage)?;
+        Ok(Arc::new(DiskStreams::new(disk)))
     }))
 }
 
@@ -163,13 +183,14 @@ pub(super) fn disk_dir(
     Some(context.guests.of_disk(identity, &disk.name, time, open))
 }
 
-/// The volume groups over the disks of a point.
-pub(super) fn lvm_dir(
+/// The volumes called `name` over the disks of a point.
+pub(super) fn over_disks(
     context: &Arc<ViewContext>,
     point: &Arc<RestorePoint>,
+    name: &str,
 ) -> Option<Arc<dyn Directory>> {
     let version = point.json_meta.map(|m| m.version);
-    let identity = point_identity(&point.json_path, version, LVM_DIR);
+    let identity = point_identity(&point.json_path, version, name);
     let time = point_time(&point.name, context.since);
     let disks: Option<Vec<(String, OpenDisk)>> = (0..point.disks.len())
         .map(|index| {
@@ -179,5 +200,5 @@ pub(super) fn lvm_dir(
             ))
         })
         .collect();
-    Some(context.guests.of_disks(identity, time, disks?))
+    Some(context.guests.of_disks(name, identity, time, disks?))
 }

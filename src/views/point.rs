@@ -132,8 +132,8 @@ impl Directory for PointDir {
             let file = DiskFile::new(self.context.clone(), point, index);
             return Ok(file.map(|file| Node::File(Arc::new(file))));
         }
-        if name == guests::LVM_DIR && has_guests(&point) {
-            return Ok(guests::lvm_dir(&self.context, &point).map(Node::Dir));
+        if [guests::LVM_DIR, guests::MD_DIR].contains(&name) && has_guests(&point) {
+            return Ok(guests::over_disks(&self.context, &point, name).map(Node::Dir));
         }
         let index = (0..point.disks.len())
             .find(|&i| is_guest_disk(&point, i) && guests::dir_name(&point, i) == name);
@@ -159,10 +159,12 @@ impl Directory for PointDir {
                 entries.push(entry(&name, NodeKind::Dir, dir.identity()));
             }
         }
-        if has_guests(&point)
-            && let Some(dir) = guests::lvm_dir(&self.context, &point)
-        {
-            entries.push(entry(guests::LVM_DIR, NodeKind::Dir, dir.identity()));
+        for name in [guests::LVM_DIR, guests::MD_DIR] {
+            if has_guests(&point)
+                && let Some(dir) = guests::over_disks(&self.context, &point, name)
+            {
+                entries.push(entry(name, NodeKind::Dir, dir.identity()));
+            }
         }
         stream(entries)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::detect::{TableKind, read_table};
 use super::lvm::{PhysicalVolume, VolumeGroup, assemble_groups};
+use super::md::{Array, Member, assemble_arrays};
 use super::signature::{Content, identify, identify_partition};
 use super::{Partition, Problem, Slice};
 use crate::error::Result;
@@ -14,7 +15,9 @@ use crate::io::ReadAt;
 pub struct Volumes {
     /// Each disk, in the order given.
     pub disks: Vec<DiskVolumes>,
-    /// Volume groups over all disks.
+    /// md arrays over all disks.
+    pub arrays: Vec<Array>,
+    /// Volume groups over all disks and arrays.
     pub groups: Vec<VolumeGroup>,
     /// What could not be read, over all disks.
     pub problems: Vec<Problem>,
@@ -95,34 +98,60 @@ pub fn scan_disk(
     })
 }
 
-/// Reads partition tables, labels and metadata of all disks, and puts volume groups together.
-/// Costs some reads of the first MiB of each partition. A disk that cannot be read becomes a
-/// problem and the others go on.
+/// Volumes with this content, the whole disk or its partitions: where they are, and their bytes.
+fn holding(
+    content: Content,
+    found: &DiskVolumes,
+    disk: &Arc<dyn ReadAt>,
+) -> Vec<(String, Arc<dyn ReadAt>)> {
+    let mut all = Vec::new();
+    if found.content == content {
+        all.push((found.name.clone(), disk.clone()));
+    }
+    for part in found.partitions.iter().filter(|p| p.content == content) {
+        let place = format!("{}/part{}", found.name, part.partition.number);
+        all.push((place, part.volume.clone()));
+    }
+    all
+}
+
+/// Reads partition tables, labels and metadata of all disks, and puts md arrays and volume groups
+/// together; arrays may hold physical volumes. Costs some reads of the first MiB of each partition.
+/// A disk that cannot be read becomes a problem and the others go on.
 pub fn assemble(disks: &[(String, Arc<dyn ReadAt>)]) -> Volumes {
     let mut volumes = Volumes::default();
-    let mut members = Vec::new();
+    let mut physical = Vec::new();
+    let mut md = Vec::new();
     for (name, disk) in disks {
         match scan_disk(name, disk, &mut volumes.problems) {
             Ok(found) => {
-                if found.content == Content::LvmMember {
-                    members.push(PhysicalVolume {
-                        place: name.clone(),
-                        volume: disk.clone(),
-                    });
-                }
-                for part in &found.partitions {
-                    if part.content == Content::LvmMember {
-                        members.push(PhysicalVolume {
-                            place: format!("{name}/part{}", part.partition.number),
-                            volume: part.volume.clone(),
-                        });
-                    }
-                }
+                physical.extend(holding(Content::LvmMember, &found, disk));
+                md.extend(holding(Content::MdMember, &found, disk));
                 volumes.disks.push(found);
             }
             Err(error) => volumes.problems.push(Problem::new(name, error.to_string())),
         }
     }
+    let members: Vec<Member> = md
+        .into_iter()
+        .map(|(place, volume)| Member { place, volume })
+        .collect();
+    let (arrays, problems) = assemble_arrays(&members);
+    volumes.problems.extend(problems);
+    for array in &arrays {
+        let place = format!("md/{}", array.name);
+        match scan_disk(&place, &array.volume, &mut volumes.problems) {
+            Ok(found) => physical.extend(holding(Content::LvmMember, &found, &array.volume)),
+            Err(error) => volumes
+                .problems
+                .push(Problem::new(place, error.to_string())),
+        }
+    }
+    volumes.arrays = arrays;
+    let members: Vec<PhysicalVolume> = physical
+        .into_iter()
+        .map(|(place, volume)| PhysicalVolume { place, volume })
+        .collect();
     let (groups, problems) = assemble_groups(&members);
     volumes.groups = groups;
     volumes.problems.extend(problems);

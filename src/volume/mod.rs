@@ -12,6 +12,7 @@ pub mod detect;
 pub mod gpt;
 pub mod lvm;
 pub mod mbr;
+pub mod md;
 pub mod signature;
 pub mod slice;
 

@@ -20,7 +20,7 @@
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
 //! | `memtree`, `mountpoint` | trees in memory and real mounts of them |
 //! | `brfs`, `extents` | nothing: the program itself, and where files have holes |
-//! | `guest` | disks with a real file system on them |
+//! | `guest`, `md` | disks with a real file system on them, members of md arrays |
 
 // Each test binary and bench uses its own part of this tree.
 #![allow(dead_code)]
@@ -38,6 +38,7 @@ pub mod files;
 pub mod golden;
 pub mod guest;
 pub mod hostile;
+pub mod md;
 pub mod memtree;
 pub mod merge;
 pub mod merge_file;

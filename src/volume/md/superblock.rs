@@ -1,0 +1,183 @@
+//! The superblock of a member of a Linux md array, versions 0.90 and 1.0 to 1.2.
+//!
+//! Facts come from the kernel's `include/uapi/linux/raid/md_p.h` and `drivers/md/md.c`.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::ReadAt;
+use crate::volume::bits::{le16, le32, le64};
+use crate::volume::signature::{MD_MAGIC, md_v0_offset, md_v1_end_offset};
+
+/// Roles that are none: from here on a member is a spare, faulty, or the journal.
+const NO_ROLE: u16 = 0xFF00;
+/// Devices that a version 1 superblock has room for in its 4 KiB.
+const MAX_DEVICES: u32 = 1920;
+
+const FEATURE_RECOVERING: u32 = 2;
+const FEATURE_RESHAPE: u32 = 4;
+const FEATURE_BAD_BLOCKS: u32 = 8;
+const FEATURE_REPLACEMENT: u32 = 16;
+/// Features that do not change where anything is: bitmaps, the layout of RAID 0 being recorded.
+const FEATURES_HARMLESS: u32 = 1 | 64 | 256 | 4096;
+
+/// What one member says about its array and itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    /// The array.
+    pub uuid: [u8; 16],
+    /// The array's name as people gave it, if any.
+    pub name: String,
+    /// 1, 0, -1 (linear) …
+    pub level: i32,
+    /// What it means depends on the level.
+    pub layout: u32,
+    /// Bytes taken from a member in turn; 0 where that means nothing.
+    pub chunk_bytes: u64,
+    /// Members of the complete array.
+    pub raid_disks: u32,
+    /// Bytes of each member that a mirror uses.
+    pub used_bytes: u64,
+    /// Where the member's data begins.
+    pub data_start: u64,
+    /// Bytes of data on this member.
+    pub data_len: u64,
+    /// The member's place, `None` for spares and failed ones.
+    pub role: Option<u32>,
+    /// Counts changes of the array: a member that was dropped stays behind.
+    pub events: u64,
+    /// Why the member's data cannot be relied on, if so.
+    pub trouble: Option<&'static str>,
+}
+
+/// Reads the superblock, wherever it is.
+///
+/// # Errors
+/// `Corrupt` when there is none, or its checksum or its numbers are wrong.
+pub fn read(volume: &dyn ReadAt) -> Result<Superblock> {
+    let len = volume.len_bytes();
+    let places = [Some(4096), Some(0), md_v1_end_offset(len)];
+    for at in places.into_iter().flatten() {
+        let mut block = vec![0; 4096];
+        let take = len.saturating_sub(at).min(4096) as usize;
+        volume.read_exact_at(&mut block[..take], at)?;
+        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 1 && le64(&block, 144) == at / 512 {
+            return version_1(&block, len);
+        }
+    }
+    if let Some(at) = md_v0_offset(len) {
+        let mut block = vec![0; 4096];
+        volume.read_exact_at(&mut block, at)?;
+        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 0 {
+            return version_0(&block, at);
+        }
+    }
+    Err(Error::corrupt("no md superblock is where one should be"))
+}
+
+fn bytes(sectors: u64) -> Result<u64> {
+    sectors
+        .checked_mul(512)
+        .filter(|&bytes| bytes < 1 << 63)
+        .ok_or_else(|| Error::corrupt("an md superblock has a number near 2^64"))
+}
+
+/// `calc_sb_1_csum`.
+fn checksum_1(block: &[u8], devices: u32) -> u32 {
+    let end = 256 + devices as usize * 2;
+    let mut sum: u64 = 0;
+    let mut at = 0;
+    while at + 4 <= end {
+        if at != 216 {
+            sum += u64::from(le32(block, at));
+        }
+        at += 4;
+    }
+    if at + 2 <= end {
+        sum += u64::from(le16(block, at));
+    }
+    (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
+    let devices = le32(block, 220);
+    if devices > MAX_DEVICES || checksum_1(block, devices) != le32(block, 216) {
+        return Err(Error::corrupt("an md superblock has a wrong checksum"));
+    }
+    let features = le32(block, 8);
+    let known = FEATURES_HARMLESS | FEATURE_RECOVERING | FEATURE_BAD_BLOCKS | FEATURE_REPLACEMENT;
+    if features & FEATURE_RESHAPE != 0 || features & !known != 0 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("an md array with features {features:#x}, or in the middle of a reshape"),
+        ));
+    }
+    let number = le32(block, 160);
+    let role = match number < devices {
+        true => le16(block, 256 + number as usize * 2),
+        false => u16::MAX,
+    };
+    let trouble = if features & FEATURE_BAD_BLOCKS != 0 {
+        Some("it has blocks that are known to be bad")
+    } else if features & (FEATURE_RECOVERING | FEATURE_REPLACEMENT) != 0 {
+        Some("it was not rebuilt to its end")
+    } else {
+        None
+    };
+    let name: Vec<u8> = block[32..64]
+        .iter()
+        .copied()
+        .take_while(|&b| b != 0)
+        .collect();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    let data_start = bytes(le64(block, 128))?;
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&block[16..32]);
+    Ok(Superblock {
+        uuid,
+        // "host:name".
+        name: name.rsplit(':').next().unwrap_or_default().to_string(),
+        level: le32(block, 72) as i32,
+        layout: le32(block, 76),
+        chunk_bytes: u64::from(le32(block, 88)) * 512,
+        raid_disks: le32(block, 92),
+        used_bytes: bytes(le64(block, 80))?,
+        data_start,
+        data_len: bytes(le64(block, 136))?.min(len.saturating_sub(data_start)),
+        role: (role < NO_ROLE).then_some(u32::from(role)),
+        events: le64(block, 200),
+        trouble,
+    })
+}
+
+/// The form before 2006, in the byte order of the machine: the little-endian one is read.
+fn version_0(block: &[u8], at: u64) -> Result<Superblock> {
+    let word = |index: usize| le32(block, index * 4);
+    const CHECKSUM: usize = 38;
+    let sum: u64 = (0..1024)
+        .filter(|&index| index != CHECKSUM)
+        .map(|index| u64::from(word(index)))
+        .sum();
+    if (sum as u32).wrapping_add((sum >> 32) as u32) != word(CHECKSUM) {
+        return Err(Error::corrupt("an md superblock has a wrong checksum"));
+    }
+    const THIS: usize = 992;
+    const ACTIVE_AND_SYNC: u32 = 0b110;
+    let in_use = word(THIS + 4) & 0b1111 == ACTIVE_AND_SYNC;
+    let mut uuid = [0; 16];
+    for (part, index) in uuid.chunks_exact_mut(4).zip([5, 13, 14, 15]) {
+        part.copy_from_slice(&word(index).to_le_bytes());
+    }
+    Ok(Superblock {
+        uuid,
+        name: format!("md{}", word(11)),
+        level: word(7) as i32,
+        layout: word(64),
+        chunk_bytes: u64::from(word(65)),
+        raid_disks: word(10),
+        used_bytes: u64::from(word(8)) * 1024,
+        data_start: 0,
+        data_len: at,
+        role: in_use.then_some(word(THIS + 3)),
+        events: u64::from(word(40)) << 32 | u64::from(word(39)),
+        trouble: None,
+    })
+}

@@ -1,0 +1,148 @@
+//! Linux md arrays: put together from members in any order, and left out where a byte could be wrong.
+
+mod guest_support;
+mod support;
+
+use std::sync::Arc;
+
+use brfs::guestfs::disk::{OpenDisk, md_root};
+use brfs::io::ReadAt;
+use brfs::tree::Node;
+use brfs::volume::Problem;
+use brfs::volume::md::{Array, Member, assemble_arrays};
+use guest_support::{context, differences, golden, golden_text, walk};
+use support::md;
+
+const CHUNK: usize = 4096;
+
+fn array(level: i32, disks: u32) -> md::Array {
+    md::Array {
+        level,
+        layout: 0,
+        chunk_bytes: CHUNK as u32,
+        disks,
+        events: 5,
+    }
+}
+
+/// A member whose data is chunks filled with these bytes.
+fn member(array: md::Array, role: u16, chunks: &[u8]) -> Vec<u8> {
+    let data: Vec<u8> = chunks.iter().flat_map(|&byte| [byte; CHUNK]).collect();
+    md::member(array, role, &data)
+}
+
+fn assemble(disks: Vec<Vec<u8>>) -> (Vec<Array>, Vec<Problem>) {
+    let members: Vec<Member> = disks
+        .into_iter()
+        .enumerate()
+        .map(|(index, disk)| Member {
+            place: format!("disk{index}"),
+            volume: Arc::new(disk),
+        })
+        .collect();
+    assemble_arrays(&members)
+}
+
+fn chunks(array: &Array) -> Vec<u8> {
+    let mut bytes = vec![0; array.volume.len_bytes() as usize];
+    array.volume.read_exact_at(&mut bytes, 0).unwrap();
+    bytes.chunks(CHUNK).map(|chunk| chunk[0]).collect()
+}
+
+#[test]
+fn a_superblock_is_believed_only_with_its_checksum() {
+    let sound = member(array(1, 1), 0, &[1]);
+    assert_eq!(assemble(vec![sound.clone()]).0.len(), 1);
+    let mut damaged = sound;
+    damaged[4096 + 92] ^= 1;
+    for disk in [damaged, vec![0; 64 << 10], vec![0; 100], Vec::new()] {
+        let (arrays, problems) = assemble(vec![disk]);
+        assert_eq!((arrays.len(), problems.len()), (0, 1));
+    }
+}
+
+#[test]
+fn stripes_are_taken_in_turn_whatever_the_order_of_disks() {
+    let striped = array(0, 2);
+    let disks = vec![
+        member(striped, 1, &[2, 4, 6]),
+        member(striped, 0, &[1, 3, 5]),
+    ];
+    let (arrays, problems) = assemble(disks);
+    assert!(problems.is_empty());
+    assert_eq!(arrays[0].name, "data");
+    assert_eq!(chunks(&arrays[0]), [1, 2, 3, 4, 5, 6]);
+    let (arrays, problems) = assemble(vec![member(striped, 0, &[1])]);
+    assert_eq!(
+        (arrays.len(), problems.len()),
+        (0, 1),
+        "a stripe is missing"
+    );
+}
+
+#[test]
+fn unequal_stripes_need_a_layout() {
+    let disks = |layout: u32| {
+        let unequal = md::Array {
+            layout,
+            ..array(0, 3)
+        };
+        vec![
+            member(unequal, 0, &[1]),
+            member(unequal, 1, &[2, 4, 6]),
+            member(unequal, 2, &[3, 5, 7]),
+        ]
+    };
+    assert!(assemble(disks(0)).0.is_empty());
+    assert_eq!(chunks(&assemble(disks(2)).0[0]), [1, 2, 3, 4, 5, 6, 7]);
+    // Chunk 3 of the array is on member 3 % 2 of the two that are left.
+    assert_eq!(chunks(&assemble(disks(1)).0[0]), [1, 2, 3, 5, 4, 7, 6]);
+}
+
+#[test]
+fn a_mirror_reads_from_the_copy_that_is_current() {
+    let stale = md::Array {
+        events: 2,
+        ..array(1, 2)
+    };
+    let disks = vec![member(stale, 0, &[9, 9]), member(array(1, 2), 1, &[1, 2])];
+    let (arrays, problems) = assemble(disks);
+    assert_eq!(chunks(&arrays[0]), [1, 2]);
+    assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn linear_arrays_follow_one_another_and_parity_is_left_out() {
+    let linear = array(-1, 2);
+    let (arrays, _) = assemble(vec![member(linear, 1, &[3]), member(linear, 0, &[1, 2])]);
+    assert_eq!(chunks(&arrays[0]), [1, 2, 3]);
+    let (arrays, problems) = assemble(vec![member(array(5, 3), 0, &[1])]);
+    assert_eq!((arrays.len(), problems.len()), (0, 1));
+}
+
+#[test]
+fn a_file_system_over_two_disks_is_as_the_kernel_shows_it() {
+    let image = golden("ext2-1k");
+    let mut bytes = vec![0; image.len_bytes() as usize];
+    image.read_exact_at(&mut bytes, 0).unwrap();
+    let mut halves = [Vec::new(), Vec::new()];
+    for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
+        halves[index % 2].extend_from_slice(chunk);
+    }
+    let disks: Vec<(String, OpenDisk)> = halves
+        .into_iter()
+        .zip([0, 1])
+        .map(|(half, role)| {
+            let disk: Arc<dyn ReadAt> = Arc::new(md::member(array(0, 2), role, &half));
+            let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
+            (format!("xvd{role}"), open)
+        })
+        .collect();
+    let root = md_root(context(), disks);
+    assert!(root.lookup("data.raw".as_ref()).unwrap().is_some());
+    let Some(Node::Dir(files)) = root.lookup("data".as_ref()).unwrap() else {
+        panic!("the array is a directory");
+    };
+    let different = differences(&golden_text("ext2-1k.manifest"), walk(&*files));
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
