@@ -66,7 +66,8 @@ pub struct BlockCache {
 }
 
 /// What the cache has done so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct BlockCacheStats {
     /// Look-ups answered from memory or by joining work in flight.
     pub hits: u64,

@@ -30,7 +30,8 @@ pub(super) struct View {
 
 /// Opens the repository, or the single disk, and builds the tree.
 pub(super) fn open(request: &Request) -> Result<View> {
-    let repository = request.storage.repository(&request.repository)?;
+    let mut repository = request.storage.repository(&request.repository)?;
+    repository.options.disk_cache = request.disk_cache();
     let location = &repository.location;
     if let Location::Local(path) = location
         && path.is_file()
@@ -42,7 +43,8 @@ pub(super) fn open(request: &Request) -> Result<View> {
     let source = store.describe();
     let disks = DiskContext::new(store, request.cache_bytes);
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
-    let root = views::repository_root(disks, refresh, guest_options(request));
+    let root = views::repository_root(disks.clone(), refresh, guest_options(request));
+    let root = views::with_stats(root, disks, repository.options.stats.clone());
     Ok(View { root, source })
 }
 
@@ -62,7 +64,8 @@ fn open_bare(path: &Path, repository: &Repository, request: &Request) -> Result<
     // What is no image at all is better said now than by every program that reads it. A chain that
     // is broken further down mounts: it is readable in part.
     disks.open_disk(&inside, None)?;
-    let root = views::bare_root(disks, &inside, guest_options(request))?;
+    let root = views::bare_root(disks.clone(), &inside, guest_options(request))?;
+    let root = views::with_stats(root, disks, repository.options.stats.clone());
     Ok(View {
         root,
         source: real.display().to_string(),

@@ -17,6 +17,7 @@ pub mod output;
 pub mod select;
 mod serve;
 mod size;
+mod stats;
 pub mod storage_args;
 mod umount;
 
@@ -42,6 +43,7 @@ enum Command {
     Mount(mount::Args),
     Ls(ls::Args),
     Info(info::Args),
+    Stats(stats::Args),
     Umount(umount::Args),
     #[command(hide = true)]
     Serve(serve::Args),
@@ -75,6 +77,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args, cli.verbose)?,
         Command::Ls(args) => return ls::run(args),
         Command::Info(args) => return info::run(args),
+        Command::Stats(args) => stats::run(&args)?,
         Command::Umount(args) => umount::run(&args)?,
         Command::Serve(args) => serve::run(&args)?,
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::daemon;
 use super::size::parse_size;
 use super::storage_args::{Collected, StorageArgs};
+use crate::store::DiskCacheOptions;
 
 /// Show a backup repository as files
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,13 @@ pub(super) struct Settings {
     /// Memory for decoded blocks [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cache_size: Option<u64>,
+    /// Keep blocks of remote storage in this directory across mounts, as they are stored: still
+    /// encrypted on encrypted repositories
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Most bytes to keep there [default: 20G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "cache_dir")]
+    cache_dir_size: Option<u64>,
     /// Admit other users (only the mounting user has access otherwise)
     #[arg(long)]
     allow_other: bool,
@@ -70,6 +78,8 @@ pub(super) struct Settings {
 
 /// Default of `--cache-size`.
 const CACHE_BYTES: u64 = 256 << 20;
+/// Default of `--cache-dir-size`.
+const CACHE_DIR_BYTES: u64 = 20 << 30;
 
 /// Everything the serving process needs. It travels through a file without a name rather than the
 /// command line, where every user of the machine could read a repository URL's secrets.
@@ -81,6 +91,8 @@ pub(super) struct Request {
     pub(super) foreground: bool,
     pub(super) verbose: u8,
     pub(super) cache_bytes: u64,
+    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) cache_dir_bytes: u64,
     pub(super) allow_other: bool,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
@@ -89,6 +101,16 @@ pub(super) struct Request {
     pub(super) guest_owner: bool,
     pub(super) log_file: Option<PathBuf>,
     pub(super) refresh_seconds: Option<u64>,
+}
+
+impl Request {
+    /// Where to keep blocks across mounts.
+    pub(super) fn disk_cache(&self) -> Option<DiskCacheOptions> {
+        Some(DiskCacheOptions {
+            dir: self.cache_dir.clone()?,
+            max_bytes: self.cache_dir_bytes,
+        })
+    }
 }
 
 pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
@@ -134,6 +156,8 @@ pub(super) fn start(
         foreground,
         verbose,
         cache_bytes: settings.cache_size.unwrap_or(CACHE_BYTES),
+        cache_dir: settings.cache_dir.as_deref().map(absolute).transpose()?,
+        cache_dir_bytes: settings.cache_dir_size.unwrap_or(CACHE_DIR_BYTES),
         allow_other: settings.allow_other,
         uid: settings.uid,
         gid: settings.gid,
@@ -193,6 +217,10 @@ impl Settings {
                 "umask" => self.umask = Some(parse_umask(value.unwrap_or("")).map_err(wrong)?),
                 "cache_size" => {
                     self.cache_size = Some(parse_size(value.unwrap_or("")).map_err(wrong)?);
+                }
+                "cache_dir" => self.cache_dir = Some(text()?.into()),
+                "cache_dir_size" => {
+                    self.cache_dir_size = Some(parse_size(value.unwrap_or("")).map_err(wrong)?);
                 }
                 "refresh" => self.refresh = Some(number()?),
                 "log_file" => self.log_file = Some(text()?.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::aead::Key;
-use crate::store::StoreStats;
+use crate::store::{DiskCacheOptions, StoreStats};
 
 /// Settings for [`super::Location::open`]. The defaults suit everything XO can write to.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct StoreOptions {
     pub retry_budget: Duration,
     /// The most requests in flight at once.
     pub max_parallelism: usize,
+    /// Where to keep blocks of remote storage across mounts.
+    pub disk_cache: Option<DiskCacheOptions>,
     /// Counters to keep; shared with whoever shows them.
     pub stats: Arc<StoreStats>,
 }
@@ -50,6 +52,7 @@ impl Default for StoreOptions {
             idle_timeout: Duration::from_secs(30),
             retry_budget: Duration::from_secs(300),
             max_parallelism: 64,
+            disk_cache: None,
             stats: Arc::default(),
         }
     }

@@ -4,13 +4,16 @@
 //! the smallest block size of the chain, so that each unit lies within one block of every image.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use super::bitmap;
 use super::disk::DiskGuard;
 use super::link::{Merge, current_merges};
 use super::open::{Found, Image};
+use super::vhd_dir::Fetched;
 use super::vhd_file::Stability;
+use super::vouch::Vouched;
 use crate::cache::{Block, BlockKey, MetaCache, MetaKey, MetaKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -62,6 +65,8 @@ pub(super) struct Chain {
     has_whole: bool,
     /// What vouches for the youngest image.
     pub guard: Option<DiskGuard>,
+    /// What it has vouched for already.
+    vouched: Mutex<Vouched>,
 }
 
 /// What a chain reads with; owned by the disk context.
@@ -100,6 +105,11 @@ impl Chain {
             limit = limit.min(link.image().size());
             link.limit = limit;
         }
+        let mut vouched = Vouched::default();
+        let youngest = links.first().and_then(|l| l.image().newest_part());
+        if let Some((modified, heard)) = youngest {
+            vouched.hear(modified, heard);
+        }
         let unit = links.iter().map(|l| l.image().block_size()).min();
         Chain {
             id,
@@ -111,6 +121,7 @@ impl Chain {
             merges,
             problems,
             guard: None,
+            vouched: Mutex::new(vouched),
         }
     }
 
@@ -289,14 +300,40 @@ impl Chain {
     /// belongs to its restore point.
     pub(super) fn load_block(&self, store: &dyn Store, link: usize, block: u64) -> Result<Block> {
         let image = self.links[link].image();
-        let fetched = match image.fetch(block) {
+        let fetched = match image.fetch(block, true) {
             Err(e) if e.kind() == ErrorKind::NotFound => self.fetch_moved(store, link, block, e)?,
             other => other?,
         };
         if link == 0 {
-            self.check_guard(store)?;
+            self.check_guard_for(store, fetched.modified)?;
         }
-        Ok(fetched)
+        Ok(fetched.block)
+    }
+
+    /// [`Self::check_guard`], unless an earlier look vouches for what was modified at this time.
+    fn check_guard_for(&self, store: &dyn Store, modified: Option<SystemTime>) -> Result<()> {
+        if self.guard.is_none() {
+            return Ok(());
+        }
+        // Elsewhere blocks keep their times when a merge moves them, and a look costs little.
+        if !store.traits().remote {
+            return self.check_guard(store);
+        }
+        let vouched = || self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        let claim = {
+            let mut vouched = vouched();
+            if vouched.covers(modified) {
+                return Ok(());
+            }
+            let now = Instant::now();
+            if let Some(modified) = modified {
+                vouched.hear(modified, now);
+            }
+            vouched.claim(now, SystemTime::now())
+        };
+        self.check_guard(store)?;
+        vouched().seen(claim);
+        Ok(())
     }
 
     /// The image to which a merge has moved a missing block of the image at `link`.
@@ -331,9 +368,10 @@ impl Chain {
         link: usize,
         block: u64,
         missing: Error,
-    ) -> Result<Block> {
+    ) -> Result<Fetched> {
         match self.merge_target(store, link) {
-            Some(target) => target.image().fetch(block),
+            // Not from what was kept of the target: that is its content before the merge.
+            Some(target) => target.image().fetch(block, false),
             None => Err(missing),
         }
     }
@@ -484,7 +522,7 @@ impl Chain {
                 // Moved by a merge: rare, so the block is simply read whole.
                 absent.clear();
                 let moved = self.fetch_moved(io.store, link, block, e)?;
-                copy_present(image, &moved, within, buf, absent)
+                copy_present(image, &moved.block, within, buf, absent)
             }
             Err(e) => Err(e),
         }

@@ -1,7 +1,8 @@
 //! Disks of restore points: chains of VHDs as one flat range of bytes each.
 //!
 //! `vhd` parses structures, `vhd_file` and `vhd_dir` read one image each, `open` shares them, `link`
-//! finds parents, `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead.
+//! finds parents, `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead, `vouch`
+//! saves looks at storage.
 
 mod bitmap;
 mod chain;
@@ -15,7 +16,9 @@ mod streams;
 pub mod vhd;
 mod vhd_dir;
 mod vhd_file;
+mod vouch;
 
+pub use crate::cache::BlockCacheStats;
 pub use disk::{Disk, DiskContext, DiskGuard};
 pub use reader::DiskReader;
 pub use report::LinkReport;

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Instant, SystemTime};
 
 use super::vhd::{DiskType, Footer, Header, Uuid};
-use super::vhd_dir::VhdDir;
+use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
-use crate::cache::{Block, MetaCache};
+use crate::cache::MetaCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, StorePath, Version};
 
@@ -96,10 +97,18 @@ impl Image {
         }
     }
 
-    /// Fetches and decodes a block of a VHD directory.
-    pub(super) fn fetch(&self, block: u64) -> Result<Block> {
+    /// See `VhdDir::newest_part`.
+    pub(super) fn newest_part(&self) -> Option<(SystemTime, Instant)> {
         match &self.body {
-            Body::Dir(d) => d.fetch(block),
+            Body::File(_) => None,
+            Body::Dir(d) => d.newest_part(),
+        }
+    }
+
+    /// Fetches and decodes a block of a VHD directory; see `VhdDir::fetch`.
+    pub(super) fn fetch(&self, block: u64, may_keep: bool) -> Result<Fetched> {
+        match &self.body {
+            Body::Dir(d) => d.fetch(block, may_keep),
             Body::File(_) => Err(Error::new(
                 ErrorKind::Unsupported,
                 "blocks of VHD files are read in place",

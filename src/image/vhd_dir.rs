@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -41,8 +42,18 @@ pub(super) struct VhdDir {
     /// Longest decoded `bat` that a sound writer makes.
     max_bat_bytes: u64,
     table: OnceLock<Table>,
+    /// The states of the parts that were read when it was opened.
+    versions: Vec<Version>,
+    /// The latest time of modification among them, and when it was heard of.
+    newest_part: Option<(SystemTime, Instant)>,
     /// The plain block read last: readers ask for many pieces of one block in a row.
     last: Mutex<Option<(u64, Arc<dyn StoredFile>)>>,
+}
+
+/// A block, and when it was put where it was found, as the storage tells it.
+pub(super) struct Fetched {
+    pub(super) block: Block,
+    pub(super) modified: Option<SystemTime>,
 }
 
 /// What is always kept of the block table: which pages have any bit set.
@@ -64,6 +75,7 @@ impl VhdDir {
         meta: Arc<MetaCache>,
     ) -> Result<Opened<VhdDir>> {
         let parts = read_parts(store.as_ref(), base);
+        let newest_part = parts.newest().map(|newest| (newest, Instant::now()));
         let (filter, filter_version) = filter_of(parts.filter, base)?;
         let mut versions: Vec<Version> = filter_version.into_iter().collect();
         let mut decode = |name: &str, part: Result<(Bytes, Meta)>, len: usize| {
@@ -118,6 +130,8 @@ impl VhdDir {
             // One byte where one bit would do, rounded up generously.
             max_bat_bytes: table_bits.min(MAX_BLOCKS) + 4096,
             table: OnceLock::new(),
+            versions: versions.clone(),
+            newest_part,
             last: Mutex::new(None),
         };
         if let Some(Ok((stored, meta))) = parts.bat {
@@ -281,17 +295,50 @@ impl VhdDir {
         )
     }
 
-    /// Fetches and decodes a block: bitmap and data.
+    /// The latest time of modification among its parts, and when it was heard of.
+    pub(super) fn newest_part(&self) -> Option<(SystemTime, Instant)> {
+        self.newest_part
+    }
+
+    /// What the content of its blocks depends on besides their names: a merge into this directory
+    /// ends by rewriting these parts. `None` before the table has been read.
+    fn generation(&self) -> Option<u128> {
+        let table = self.table.get()?.version;
+        // FNV-1a: the versions are hashes already.
+        let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
+        for version in self.versions.iter().chain([&table]) {
+            for byte in version.0.to_le_bytes() {
+                hash = (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+            }
+        }
+        Some(hash)
+    }
+
+    /// Fetches and decodes a block: bitmap and data. With `may_keep`, storage may answer from what
+    /// it has kept of this generation of the directory.
     ///
     /// # Errors
     /// `NotFound` when the object is not there (a merge may have moved it), `Corrupt` when it is
     /// not exactly a block.
-    pub(super) fn fetch(&self, block: u64) -> Result<Block> {
+    pub(super) fn fetch(&self, block: u64, may_keep: bool) -> Result<Fetched> {
+        let generation = self.generation().filter(|_| may_keep);
+        match self.fetch_as(block, generation) {
+            // Perhaps it was damaged when it was kept, and has been repaired since.
+            Err(e) if e.kind() == ErrorKind::Corrupt && generation.is_some() => {
+                self.fetch_as(block, None)
+            }
+            other => other,
+        }
+    }
+
+    fn fetch_as(&self, block: u64, generation: Option<u128>) -> Result<Fetched> {
         let path = self.block_path(block);
         let len = self.bitmap_bytes as usize + self.block_size as usize;
-        let (stored, _) = self
-            .store
-            .read(&path, self.filter.max_stored_len(len as u64))?;
+        let max_len = self.filter.max_stored_len(len as u64);
+        let (stored, meta) = match generation {
+            Some(generation) => self.store.read_pinned(&path, max_len, generation)?,
+            None => self.store.read(&path, max_len)?,
+        };
         let bytes = if self.filter == Filter::None {
             if stored.len() != len {
                 return Err(Error::corrupt(format!(
@@ -310,7 +357,10 @@ impl VhdDir {
         };
         let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
         let full = bitmap::is_full(&bytes[..self.bitmap_bytes as usize], sectors);
-        Ok(Block { bytes, full })
+        Ok(Fetched {
+            block: Block { bytes, full },
+            modified: meta.modified,
+        })
     }
 
     /// Reads part of a plain block in place; same contract as `VhdFile::read_present`.
@@ -384,6 +434,15 @@ struct Parts {
     header: Result<(Bytes, Meta)>,
     /// Only where waiting for it later would cost a round trip.
     bat: Option<Result<(Bytes, Meta)>>,
+}
+
+impl Parts {
+    /// The latest time of modification among those that were read.
+    fn newest(&self) -> Option<SystemTime> {
+        let parts = [&self.filter, &self.footer, &self.header];
+        let read = parts.into_iter().chain(&self.bat).flatten();
+        read.filter_map(|(_, meta)| meta.modified).max()
+    }
 }
 
 /// Tables longer than this are not read before they are needed.

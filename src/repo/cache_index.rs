@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufReader, Read};
 
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::json::Pruned;
 use super::layout::{self, CACHE_FILE};
 use super::metadata::{self, RestorePoint};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath};
 
 /// Largest file that is read, in bytes.
@@ -26,6 +27,11 @@ pub const MAX_DECOMPRESSED_BYTES: u64 = 32 << 20;
 /// Most memory that the entries may take, in bytes.
 pub const MAX_KEPT_BYTES: u64 = 32 << 20;
 
+/// The same bounds for taking a name from the file: many VMs are named at once, and those few that
+/// exceed them cost two requests more.
+const MAX_COMPRESSED_FOR_NAME_BYTES: u64 = 2 << 20;
+const MAX_DECOMPRESSED_FOR_NAME_BYTES: u64 = 8 << 20;
+
 /// The parsed file.
 #[derive(Debug)]
 pub struct CacheIndex {
@@ -35,21 +41,60 @@ pub struct CacheIndex {
     pub points: BTreeMap<String, RestorePoint>,
 }
 
+/// What naming a VM takes of the file.
+#[derive(Debug)]
+pub struct Newest {
+    /// The VM's name.
+    pub vm_name: String,
+    /// The newest restore point.
+    pub date: String,
+}
+
 impl CacheIndex {
     /// Reads the file of a VM; `None` when there is none.
     ///
     /// # Errors
     /// `Corrupt` when it is too long, not gzip or not JSON; otherwise as the storage says.
     pub fn load(store: &dyn Store, vm_dir: &StorePath) -> Result<Option<Self>> {
-        use crate::error::ErrorKind::NotFound;
-        let path = vm_dir.child(CACHE_FILE);
-        let (data, meta) = match store.read(&path, MAX_COMPRESSED_BYTES) {
-            Ok(read) => read,
-            Err(e) if e.kind() == NotFound => return Ok(None),
-            Err(e) => return Err(e),
+        let Some((data, meta)) = read(store, vm_dir, MAX_COMPRESSED_BYTES)? else {
+            return Ok(None);
         };
-        let points = parse(vm_dir, &data).map_err(|e| e.with_object(&path))?;
+        let points = parse(vm_dir, &data).map_err(|e| e.with_object(vm_dir.child(CACHE_FILE)))?;
         Ok(Some(CacheIndex { meta, points }))
+    }
+
+    /// The VM's name, as the newest restore point of the file that has one tells it, and the date
+    /// name of the newest one. Keeps nothing else of the file in memory. `None` when there is no
+    /// file or no name in it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn newest(store: &dyn Store, vm_dir: &StorePath) -> Result<Option<Newest>> {
+        let Some((data, _)) = read(store, vm_dir, MAX_COMPRESSED_FOR_NAME_BYTES)? else {
+            return Ok(None);
+        };
+        let mut named: Option<(String, String)> = None;
+        let mut newest = String::new();
+        let note = |date: &str, point: RestorePoint| {
+            if date > newest.as_str() {
+                newest = date.to_owned();
+            }
+            let name = point.vm_name.filter(|n| !n.trim().is_empty());
+            if let Some(name) = name
+                && named
+                    .as_ref()
+                    .is_none_or(|(known, _)| known.as_str() < date)
+            {
+                named = Some((date.to_owned(), name));
+            }
+            Ok(())
+        };
+        for_each(vm_dir, &data, MAX_DECOMPRESSED_FOR_NAME_BYTES, note)
+            .map_err(|e| e.with_object(vm_dir.child(CACHE_FILE)))?;
+        Ok(named.map(|(_, vm_name)| Newest {
+            vm_name,
+            date: newest,
+        }))
     }
 
     /// The entry of a point unless its `.json` was written after the index. Storage that tells no
@@ -60,36 +105,66 @@ impl CacheIndex {
     }
 }
 
+fn read(store: &dyn Store, vm_dir: &StorePath, max_len: u64) -> Result<Option<(Bytes, Meta)>> {
+    match store.read(&vm_dir.child(CACHE_FILE), max_len) {
+        Ok(read) => Ok(Some(read)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Why an entry is refused.
+type Refusal = std::result::Result<(), &'static str>;
+
 fn parse(vm_dir: &StorePath, data: &[u8]) -> Result<BTreeMap<String, RestorePoint>> {
-    let decoder = MultiGzDecoder::new(data).take(MAX_DECOMPRESSED_BYTES);
+    let mut points = BTreeMap::new();
+    let mut kept_bytes = 0;
+    for_each(vm_dir, data, MAX_DECOMPRESSED_BYTES, |name, point| {
+        kept_bytes += point.weight();
+        points.insert(name.to_owned(), point);
+        match kept_bytes > MAX_KEPT_BYTES {
+            true => Err("more entries than there can be"),
+            false => Ok(()),
+        }
+    })?;
+    Ok(points)
+}
+
+/// Calls `each` with the date name and the content of every entry; what it refuses is damage.
+fn for_each(
+    vm_dir: &StorePath,
+    data: &[u8],
+    max_bytes: u64,
+    each: impl FnMut(&str, RestorePoint) -> Refusal,
+) -> Result<()> {
+    let decoder = MultiGzDecoder::new(data).take(max_bytes);
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(decoder));
-    Entries { vm_dir }
+    Entries { vm_dir, each }
         .deserialize(&mut deserializer)
-        .and_then(|points| deserializer.end().map(|()| points))
+        .and_then(|()| deserializer.end())
         .map_err(|e| Error::corrupt(format!("is not a valid list of restore points: {e}")))
 }
 
-struct Entries<'a> {
+struct Entries<'a, F> {
     vm_dir: &'a StorePath,
+    each: F,
 }
 
-impl<'de> DeserializeSeed<'de> for Entries<'_> {
-    type Value = BTreeMap<String, RestorePoint>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+impl<'de, F: FnMut(&str, RestorePoint) -> Refusal> DeserializeSeed<'de> for Entries<'_, F> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Entries<'_> {
-    type Value = BTreeMap<String, RestorePoint>;
+impl<'de, F: FnMut(&str, RestorePoint) -> Refusal> Visitor<'de> for Entries<'_, F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with one member per restore point")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut points = BTreeMap::new();
-        let mut kept_bytes = 0;
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
         while let Some(key) = members.next_key::<String>()? {
             // "/xo-vm-backups/<vm>/<date>.json"
             let file = key.rsplit('/').next().unwrap_or("");
@@ -99,13 +174,9 @@ impl<'de> Visitor<'de> for Entries<'_> {
             };
             let value = members.next_value_seed(Pruned(metadata::schema()))?;
             let point = RestorePoint::from_value(self.vm_dir, name, None, &value);
-            kept_bytes += point.weight();
-            if kept_bytes > MAX_KEPT_BYTES {
-                return Err(A::Error::custom("more entries than there can be"));
-            }
-            points.insert(name.to_owned(), point);
+            (self.each)(name, point).map_err(A::Error::custom)?;
         }
-        Ok(points)
+        Ok(())
     }
 }
 

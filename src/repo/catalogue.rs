@@ -1,8 +1,9 @@
 //! The VMs of a repository.
 //!
-//! A listing of 1,000 VMs costs one directory listing and one metadata file per VM, on a few
-//! threads; a look-up of one VM costs the listing of the top and that one VM. What is known is kept
-//! and re-checked by age (see [`Catalogue::new`]).
+//! A listing of 1,000 VMs costs one directory listing and, on remote storage, one `cache.json.gz` per
+//! VM, many at once; where that is missing or broken, and on local storage, a listing and one
+//! metadata file per VM. A look-up of one VM costs the listing of the top and that one VM. What is
+//! known is kept and re-checked by age (see [`Catalogue::new`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;

@@ -93,6 +93,14 @@ struct Label {
     version: Version,
 }
 
+/// What `cache.json.gz` tells of a VM, at one moment.
+#[derive(Clone)]
+struct Hint {
+    at: Instant,
+    text: Arc<str>,
+    newest: Arc<str>,
+}
+
 /// A directory below `xo-vm-backups`.
 pub struct Vm {
     shared: Arc<Shared>,
@@ -100,6 +108,8 @@ pub struct Vm {
     dir: StorePath,
     listing: Mutex<Option<Arc<Listing>>>,
     label: Mutex<Option<Label>>,
+    /// What `cache.json.gz` told last.
+    hint: Mutex<Option<Hint>>,
 }
 
 impl Vm {
@@ -110,6 +120,7 @@ impl Vm {
             dir: StorePath::root().child(layout::VM_BACKUPS).child(folder),
             listing: Mutex::new(None),
             label: Mutex::new(None),
+            hint: Mutex::new(None),
         }
     }
 
@@ -278,12 +289,73 @@ impl Vm {
         Ok(points.into_iter().flatten().collect())
     }
 
+    /// What `cache.json.gz` has: one request where the truth takes a listing and a file. Asked only
+    /// while nothing better is known, and then believed as long as a listing is, also when the VM
+    /// is listed meanwhile: a name must not change under somebody who is just entering the
+    /// directory.
+    fn hint(&self) -> Option<Hint> {
+        if !self.shared.store.traits().remote {
+            return None;
+        }
+        let known = || self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hint) = &*known()
+            && hint.at.elapsed() < self.shared.max_age
+        {
+            return Some(hint.clone());
+        }
+        if self.is_listed() {
+            return None;
+        }
+        let at = Instant::now();
+        match CacheIndex::newest(&*self.shared.store, &self.dir) {
+            Ok(newest) => {
+                let newest = newest?;
+                let text = json::cut(&newest.vm_name, 4 * naming::MAX_NAME_BYTES);
+                let hint = Hint {
+                    at,
+                    text: Arc::from(text),
+                    newest: Arc::from(newest.date),
+                };
+                *known() = Some(hint.clone());
+                Some(hint)
+            }
+            Err(e) => {
+                tracing::info!("{e}; listing the VM's directory instead");
+                None
+            }
+        }
+    }
+
+    /// Whether a listing is known that is not too old.
+    fn is_listed(&self) -> bool {
+        let listed = self.known_listing();
+        listed.is_some_and(|l| l.at.elapsed() < self.shared.max_age)
+    }
+
+    /// The date name of the newest restore point, by what is known cheapest: for showing a time,
+    /// not for finding the point.
+    ///
+    /// # Errors
+    /// As [`Self::listing`].
+    pub fn newest_date(&self) -> Result<Option<Arc<str>>> {
+        if !self.is_listed()
+            && let Some(hint) = self.hint()
+        {
+            return Ok(Some(hint.newest));
+        }
+        let listing = self.listing()?;
+        Ok(listing.newest().map(|p| Arc::from(p.name.as_str())))
+    }
+
     /// The VM's name: that of its newest restore point whose metadata can be read. `None` when none
-    /// can or there is none.
+    /// can or there is none. On remote storage `cache.json.gz` may be believed.
     ///
     /// # Errors
     /// When the VM's directory cannot be listed.
     pub fn label(&self) -> Result<Option<Arc<str>>> {
+        if let Some(hint) = self.hint() {
+            return Ok(Some(hint.text));
+        }
         let listing = self.listing()?;
         let Some(newest) = listing.newest() else {
             return Ok(None);

@@ -36,6 +36,30 @@ impl DecryptStore {
         }
     }
 
+    /// Reads with `read`, which is told how long the sealed file may be.
+    fn read_by(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        read: impl FnOnce(u64) -> Result<(Bytes, Meta)>,
+    ) -> Result<(Bytes, Meta)> {
+        if is_clear(path) {
+            return read(max_len);
+        }
+        let overhead = self.cipher.algorithm().max_overhead();
+        let (sealed, meta) = read(max_len.saturating_add(overhead))?;
+        let content = self.cipher.open(sealed).map_err(|e| e.with_object(path))?;
+        let len_bytes = content.len() as u64;
+        if len_bytes > max_len {
+            // Only CBC gets here: its padding left some slack in the limit above.
+            return Err(Error::corrupt(format!(
+                "is {len_bytes} bytes long where at most {max_len} are possible"
+            ))
+            .with_object(path));
+        }
+        Ok((content, Meta { len_bytes, ..meta }))
+    }
+
     fn clear_meta(&self, meta: Meta) -> Meta {
         Meta {
             len_bytes: self.cipher.algorithm().content_len(meta.len_bytes),
@@ -78,21 +102,19 @@ impl Store for DecryptStore {
     }
 
     fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        if is_clear(path) {
-            return self.inner.read(path, max_len);
-        }
-        let overhead = self.cipher.algorithm().max_overhead();
-        let (sealed, meta) = self.inner.read(path, max_len.saturating_add(overhead))?;
-        let content = self.cipher.open(sealed).map_err(|e| e.with_object(path))?;
-        let len_bytes = content.len() as u64;
-        if len_bytes > max_len {
-            // Only CBC gets here: its padding left some slack in the limit above.
-            return Err(Error::corrupt(format!(
-                "is {len_bytes} bytes long where at most {max_len} are possible"
-            ))
-            .with_object(path));
-        }
-        Ok((content, Meta { len_bytes, ..meta }))
+        self.read_by(path, max_len, |max_len| self.inner.read(path, max_len))
+    }
+
+    fn read_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Result<(Bytes, Meta)> {
+        // What is kept below is sealed.
+        self.read_by(path, max_len, |max_len| {
+            self.inner.read_pinned(path, max_len, generation)
+        })
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

@@ -5,7 +5,9 @@
 
 #[cfg(feature = "s3")]
 pub mod azure;
+mod cached;
 mod decrypt;
+mod disk_cache;
 mod local;
 mod path;
 #[cfg(feature = "s3")]
@@ -15,10 +17,13 @@ pub mod s3;
 mod stats;
 mod unlock;
 
+pub use cached::{CachedStore, DiskCacheOptions};
 pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
 pub use local::LocalStore;
 pub use path::StorePath;
-pub use stats::{CountingStore, Request, RequestSnapshot, StatsSnapshot, StoreStats};
+pub use stats::{
+    CountingStore, DiskCacheSnapshot, Request, RequestSnapshot, StatsSnapshot, StoreStats,
+};
 pub use unlock::open_encrypted;
 
 use std::fmt;
@@ -113,6 +118,22 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Corrupt` when it is longer than `max_len`: callers know how long the part may be.
     fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)>;
+
+    /// [`Store::read`] of a file whose content is, as the caller knows, the same as long as this
+    /// path and `generation` are: a store may keep it, and answer from what it has kept. `Meta` is
+    /// then that of the time when it was read.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    fn read_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Result<(Bytes, Meta)> {
+        let _ = generation;
+        self.read(path, max_len)
+    }
 
     /// Opens a file for ranged reads.
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>>;

@@ -4,12 +4,12 @@
 //! counts the calls to a store that does not. Counters only ever grow and are read at any time.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
 use crate::error::Result;
@@ -63,6 +63,35 @@ pub struct StoreStats {
     retries: AtomicU64,
     throttled: AtomicU64,
     parallelism: AtomicU64,
+    pub(super) disk_cache: OnceLock<DiskCacheCounters>,
+}
+
+/// What the cache on disk counts; see [`DiskCacheSnapshot`].
+#[derive(Debug, Default)]
+pub(super) struct DiskCacheCounters {
+    pub(super) hits: AtomicU64,
+    pub(super) hit_bytes: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) writes: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
+    pub(super) damaged: AtomicU64,
+    pub(super) evicted: AtomicU64,
+    pub(super) held_bytes: AtomicU64,
+}
+
+impl DiskCacheCounters {
+    fn snapshot(&self) -> DiskCacheSnapshot {
+        DiskCacheSnapshot {
+            hits: self.hits.load(Relaxed),
+            hit_bytes: self.hit_bytes.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            writes: self.writes.load(Relaxed),
+            written_bytes: self.written_bytes.load(Relaxed),
+            damaged: self.damaged.load(Relaxed),
+            evicted: self.evicted.load(Relaxed),
+            held_bytes: self.held_bytes.load(Relaxed),
+        }
+    }
 }
 
 impl StoreStats {
@@ -105,6 +134,7 @@ impl StoreStats {
             retries: self.retries.load(Relaxed),
             throttled: self.throttled.load(Relaxed),
             parallelism: self.parallelism.load(Relaxed),
+            disk_cache: self.disk_cache.get().map(DiskCacheCounters::snapshot),
         }
     }
 }
@@ -144,7 +174,8 @@ fn quantile(latency: &[u64], q: f64) -> u64 {
 }
 
 /// All counters of a repository at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StatsSnapshot {
     /// Listing pages.
     pub list: RequestSnapshot,
@@ -160,10 +191,35 @@ pub struct StatsSnapshot {
     pub throttled: u64,
     /// Requests that may be in flight at once now; 0 where nothing limits them.
     pub parallelism: u64,
+    /// The cache on disk, where there is one.
+    pub disk_cache: Option<DiskCacheSnapshot>,
+}
+
+/// The counters of the cache on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskCacheSnapshot {
+    /// Blocks that were there.
+    pub hits: u64,
+    /// Their bytes.
+    pub hit_bytes: u64,
+    /// Blocks that were not.
+    pub misses: u64,
+    /// Blocks that were kept.
+    pub writes: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
+    /// Entries that failed their checksum and were thrown away.
+    pub damaged: u64,
+    /// Entries that this process removed to make room.
+    pub evicted: u64,
+    /// What the directory held when it was last looked at, and has been given since.
+    pub held_bytes: u64,
 }
 
 /// The counters of one kind of request. Quantiles are exact to a factor of two.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RequestSnapshot {
     /// Finished requests, failed ones included.
     pub requests: u64,

@@ -20,6 +20,7 @@ mod json_file;
 mod nodes;
 mod point;
 mod pool;
+mod stats;
 mod vms;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime};
 
 pub use bare::{bare_root, split_bare_path};
 pub use pool::DiskPool;
+pub use stats::{MountStats, STATS_XATTR, with_stats};
 
 use crate::guestfs::node::GuestOptions;
 use crate::image::DiskContext;

@@ -98,10 +98,8 @@ impl Base for VmDir {
     /// The time is that of the newest restore point.
     fn attr(&self) -> Result<Attr> {
         let since = self.context.since;
-        let time = match self.vm.vm.listing() {
-            Ok(listing) => listing
-                .newest()
-                .map_or(since, |p| point_time(&p.name, since)),
+        let time = match self.vm.vm.newest_date() {
+            Ok(newest) => newest.map_or(since, |name| point_time(&name, since)),
             // The directory stays visible; listing it gives the error.
             Err(_) => since,
         };

@@ -32,10 +32,17 @@ pub struct BrfsMount {
 impl BrfsMount {
     /// Mounts a repository or an image.
     pub fn new(source: &Path, flags: &[&str]) -> Self {
+        Self::with_flags_first(&[], source, flags)
+    }
+
+    /// The same with flags in front, the last of which may be one that takes `source` as its value.
+    pub fn with_flags_first(first: &[&str], source: &Path, flags: &[&str]) -> Self {
         let dir = TempDir::new();
         let at = dir.path().join("mnt");
         std::fs::create_dir(&at).unwrap();
-        let mut arguments = vec!["mount".as_ref(), source.as_os_str(), at.as_os_str()];
+        let mut arguments: Vec<&std::ffi::OsStr> = vec!["mount".as_ref()];
+        arguments.extend(first.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
+        arguments.extend([source.as_os_str(), at.as_os_str()]);
         arguments.extend(flags.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
         let output = brfs(&arguments);
         let mount = BrfsMount {

@@ -1,0 +1,116 @@
+//! A store whose pinned objects are kept on a local disk across mounts.
+//!
+//! Only what the caller pins is kept ([`Store::read_pinned`]): the caller knows what the content of
+//! an object depends on, an object's name alone does not tell. This stands right above the network
+//! and below decryption, so what is kept is what was stored: encrypted repositories stay encrypted.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use bytes::Bytes;
+
+use super::disk_cache::{DiskCache, EntryKey};
+use super::stats::{DiskCacheCounters, StoreStats};
+use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
+use crate::error::Result;
+
+/// Where to keep blocks across mounts, and how many of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCacheOptions {
+    /// The directory; made when it is not there.
+    pub dir: PathBuf,
+    /// Most bytes it may hold.
+    pub max_bytes: u64,
+}
+
+/// The decorator.
+pub struct CachedStore {
+    inner: Arc<dyn Store>,
+    cache: DiskCache,
+    /// Which repository this is: a cache directory may serve many.
+    identity: String,
+    stats: Arc<StoreStats>,
+}
+
+impl CachedStore {
+    /// Keeps pinned objects of `inner`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn new(
+        inner: Arc<dyn Store>,
+        options: &DiskCacheOptions,
+        stats: Arc<StoreStats>,
+    ) -> Result<Self> {
+        let counters = stats.disk_cache.get_or_init(DiskCacheCounters::default);
+        Ok(CachedStore {
+            cache: DiskCache::open(&options.dir, options.max_bytes, counters)?,
+            identity: inner.describe(),
+            inner,
+            stats,
+        })
+    }
+
+    fn key(&self, path: &StorePath, generation: u128) -> EntryKey {
+        let mut hash = Context::new(&SHA256);
+        for part in [self.identity.as_str(), path.as_str()] {
+            // Lengths, so that no two lists of parts are the same bytes.
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.update(&generation.to_le_bytes());
+        let mut key = EntryKey::default();
+        key.copy_from_slice(hash.finish().as_ref());
+        key
+    }
+}
+
+impl fmt::Debug for CachedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CachedStore({:?})", self.inner)
+    }
+}
+
+impl Store for CachedStore {
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        self.inner.list(dir)
+    }
+
+    fn head(&self, path: &StorePath) -> Result<Meta> {
+        self.inner.head(path)
+    }
+
+    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+        self.inner.read(path, max_len)
+    }
+
+    fn read_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Result<(Bytes, Meta)> {
+        let counters = self.stats.disk_cache.get_or_init(Default::default);
+        let key = self.key(path, generation);
+        if let Some(kept) = self.cache.get(&key, max_len, counters) {
+            return Ok(kept);
+        }
+        let (content, meta) = self.inner.read_pinned(path, max_len, generation)?;
+        self.cache.put(&key, &content, &meta, counters);
+        Ok((content, meta))
+    }
+
+    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+        self.inner.open(path)
+    }
+
+    fn traits(&self) -> StoreTraits {
+        self.inner.traits()
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}

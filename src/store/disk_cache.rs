@@ -1,0 +1,395 @@
+//! A directory that keeps objects across mounts: checksummed, private, bounded, shared.
+//!
+//! An entry is a file named by a hash of what it is. It is written under another name and renamed
+//! into place, so that readers of any process see all of it or nothing; after a crash it may be cut
+//! short, which its checksum shows. Nothing in here is believed: an entry that is not exactly what
+//! it should be is removed, and fetched anew.
+//!
+//! Making room is approximate on purpose: an entry's age is the time of its last use to the hour,
+//! and the directory is looked through only after this process has added a twentieth of the size.
+
+use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use bytes::Bytes;
+
+use super::stats::DiskCacheCounters;
+use super::{Meta, Version};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What an entry is: a hash of everything its content depends on.
+pub(super) type EntryKey = [u8; 32];
+
+/// Directory below the one that is given: its name changes when the format does.
+const FORMAT_DIR: &str = "brfs-blocks-1";
+const MAGIC: &[u8; 8] = b"brfsblk1";
+/// Magic, key, version, modified (seconds and nanoseconds; all ones: unknown), checksum.
+const HEADER_BYTES: usize = 8 + 32 + 16 + 12 + 32;
+const CHECKSUM_AT: usize = HEADER_BYTES - 32;
+/// Uses within this time of the last noted one are not noted.
+const USE_GRANULARITY: Duration = Duration::from_secs(3600);
+/// Unfinished files of processes that are gone.
+const STALE_TEMPORARY: Duration = Duration::from_secs(3600);
+
+/// The directory. All calls are safe from any thread, and other processes may use it as well.
+#[derive(Debug)]
+pub(super) struct DiskCache {
+    dir: PathBuf,
+    max_bytes: u64,
+    /// Bytes added since the directory was looked through.
+    added: AtomicU64,
+    /// Numbers of unfinished files.
+    next: AtomicU64,
+    /// Held by the one thread that makes room; the others go on without.
+    sweeping: Mutex<()>,
+}
+
+impl DiskCache {
+    /// Opens the directory, making it if need be, and makes room in it.
+    ///
+    /// # Errors
+    /// `Denied` when it belongs to somebody else; otherwise as the file system says.
+    pub(super) fn open(dir: &Path, max_bytes: u64, counters: &DiskCacheCounters) -> Result<Self> {
+        let failed = |e, dir: &Path| {
+            Error::from_io(e, "cannot be used as cache directory").with_object(dir.display())
+        };
+        let builder = |dir: &Path| DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        builder(dir).map_err(|e| failed(e, dir))?;
+        let dir = dir.join(FORMAT_DIR);
+        builder(&dir).map_err(|e| failed(e, &dir))?;
+        let meta = fs::symlink_metadata(&dir).map_err(|e| failed(e, &dir))?;
+        if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                "belongs to another user and cannot be used as cache directory",
+            )
+            .with_object(dir.display()));
+        }
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&dir, private).map_err(|e| failed(e, &dir))?;
+        let cache = DiskCache {
+            dir,
+            max_bytes,
+            added: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            sweeping: Mutex::new(()),
+        };
+        cache.sweep(counters);
+        Ok(cache)
+    }
+
+    fn path(&self, key: &EntryKey) -> PathBuf {
+        let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
+        self.dir.join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// The entry, when it is there and sound.
+    pub(super) fn get(
+        &self,
+        key: &EntryKey,
+        max_len: u64,
+        counters: &DiskCacheCounters,
+    ) -> Option<(Bytes, Meta)> {
+        let path = self.path(key);
+        let Ok(file) = File::open(&path) else {
+            counters.misses.fetch_add(1, Relaxed);
+            return None;
+        };
+        let found = read_entry(&file, key, max_len);
+        if found.is_none() {
+            counters.misses.fetch_add(1, Relaxed);
+            counters.damaged.fetch_add(1, Relaxed);
+            tracing::warn!("{}: damaged entry of the cache removed", path.display());
+            fs::remove_file(&path).ok();
+            return None;
+        }
+        note_use(&file);
+        let (content, meta) = found?;
+        counters.hits.fetch_add(1, Relaxed);
+        counters.hit_bytes.fetch_add(content.len() as u64, Relaxed);
+        Some((content, meta))
+    }
+
+    /// Keeps an entry, if that is possible: a full or broken disk is no reason not to read on.
+    pub(super) fn put(
+        &self,
+        key: &EntryKey,
+        content: &[u8],
+        meta: &Meta,
+        counters: &DiskCacheCounters,
+    ) {
+        let len = (HEADER_BYTES + content.len()) as u64;
+        // One entry must not push out everything else.
+        if len > self.max_bytes / 8 {
+            return;
+        }
+        if let Err(error) = self.write_entry(key, content, meta) {
+            tracing::debug!("{}: nothing kept: {error}", self.dir.display());
+            return;
+        }
+        counters.writes.fetch_add(1, Relaxed);
+        counters
+            .written_bytes
+            .fetch_add(content.len() as u64, Relaxed);
+        counters.held_bytes.fetch_add(len, Relaxed);
+        if self.added.fetch_add(len, Relaxed) + len > self.max_bytes / 20 {
+            self.sweep(counters);
+        }
+    }
+
+    fn write_entry(&self, key: &EntryKey, content: &[u8], meta: &Meta) -> std::io::Result<()> {
+        let path = self.path(key);
+        let number = self.next.fetch_add(1, Relaxed);
+        let temporary = format!("tmp-{}-{number}", std::process::id());
+        let temporary = self.dir.join(temporary);
+        let parent = path.parent().unwrap_or(&self.dir);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)?;
+        let header = header(key, meta, content);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        let written = file
+            .write_all(&header)
+            .and_then(|()| file.write_all(content))
+            .and_then(|()| fs::rename(&temporary, &path));
+        if written.is_err() {
+            fs::remove_file(&temporary).ok();
+        }
+        written
+    }
+
+    /// Removes what was used longest ago until nine tenths of the size are left. (The last tenth is
+    /// for what several processes add before one of them looks again.)
+    fn sweep(&self, counters: &DiskCacheCounters) {
+        let Ok(_one) = self.sweeping.try_lock() else {
+            return;
+        };
+        self.added.store(0, Relaxed);
+        let now = SystemTime::now();
+        let mut entries = Vec::new();
+        let mut held = 0u64;
+        for file in files_below(&self.dir) {
+            let Ok(meta) = file.metadata() else { continue };
+            let used = meta.modified().unwrap_or(now);
+            let is_temporary = file.file_name().to_string_lossy().starts_with("tmp-");
+            if is_temporary {
+                if now
+                    .duration_since(used)
+                    .is_ok_and(|age| age > STALE_TEMPORARY)
+                {
+                    fs::remove_file(file.path()).ok();
+                }
+                continue;
+            }
+            held += meta.len();
+            entries.push((used, meta.len(), file.path()));
+        }
+        let goal = self.max_bytes / 10 * 9;
+        if held > goal {
+            entries.sort();
+            for (_, len, path) in entries {
+                if held <= goal {
+                    break;
+                }
+                // One that another process has removed is gone as well.
+                fs::remove_file(&path).ok();
+                held = held.saturating_sub(len);
+                counters.evicted.fetch_add(1, Relaxed);
+            }
+        }
+        counters.held_bytes.store(held, Relaxed);
+    }
+}
+
+/// The files of the directory and of those directly below it.
+fn files_below(dir: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    list(dir).flat_map(move |entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => list(&entry.path()).collect::<Vec<_>>(),
+        Ok(kind) if kind.is_file() => vec![entry],
+        _ => Vec::new(),
+    })
+}
+
+/// The time of an entry is that of its last use.
+fn note_use(file: &File) {
+    let now = SystemTime::now();
+    let last = file.metadata().and_then(|m| m.modified());
+    let recent = |last| {
+        now.duration_since(last)
+            .is_ok_and(|age| age < USE_GRANULARITY)
+    };
+    if !last.is_ok_and(recent) {
+        file.set_times(FileTimes::new().set_modified(now)).ok();
+    }
+}
+
+fn header(key: &EntryKey, meta: &Meta, content: &[u8]) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..40].copy_from_slice(key);
+    header[40..56].copy_from_slice(&meta.version.0.to_le_bytes());
+    let since = meta
+        .modified
+        .and_then(|m| m.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let (seconds, nanos) = since.map_or((u64::MAX, u32::MAX), |d| (d.as_secs(), d.subsec_nanos()));
+    header[56..64].copy_from_slice(&seconds.to_le_bytes());
+    header[64..68].copy_from_slice(&nanos.to_le_bytes());
+    let sum = checksum(&header[..CHECKSUM_AT], content);
+    header[CHECKSUM_AT..].copy_from_slice(&sum);
+    header
+}
+
+fn checksum(header: &[u8], content: &[u8]) -> [u8; 32] {
+    let mut sum = Context::new(&SHA256);
+    sum.update(header);
+    sum.update(content);
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(sum.finish().as_ref());
+    bytes
+}
+
+fn read_entry(mut file: &File, key: &EntryKey, max_len: u64) -> Option<(Bytes, Meta)> {
+    let len = file.metadata().ok()?.len();
+    let content_len = len.checked_sub(HEADER_BYTES as u64)?;
+    if content_len > max_len {
+        return None;
+    }
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact(&mut header).ok()?;
+    let mut content = vec![0; content_len as usize];
+    file.read_exact(&mut content).ok()?;
+    if &header[..8] != MAGIC
+        || header[8..40] != key[..]
+        || checksum(&header[..CHECKSUM_AT], &content) != header[CHECKSUM_AT..]
+    {
+        return None;
+    }
+    let seconds = u64::from_le_bytes(header[56..64].try_into().ok()?);
+    let nanos = u32::from_le_bytes(header[64..68].try_into().ok()?);
+    let modified = (nanos < 1_000_000_000)
+        .then(|| SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)))
+        .flatten();
+    let meta = Meta {
+        len_bytes: content_len,
+        modified,
+        version: Version(u128::from_le_bytes(header[40..56].try_into().ok()?)),
+    };
+    Some((Bytes::from(content), meta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(len: usize, seconds: u64) -> Meta {
+        Meta {
+            len_bytes: len as u64,
+            modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            version: Version(7 << 99),
+        }
+    }
+
+    fn key(number: u8) -> EntryKey {
+        [number; 32]
+    }
+
+    #[test]
+    fn entries_come_back_as_they_were_and_only_to_their_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let counters = DiskCacheCounters::default();
+        let cache = DiskCache::open(&dir.path().join("new"), 1 << 20, &counters).unwrap();
+        assert!(cache.get(&key(1), 99, &counters).is_none());
+        cache.put(&key(1), b"content", &meta(7, 5), &counters);
+        let unknown = Meta {
+            modified: None,
+            ..meta(0, 0)
+        };
+        cache.put(&key(2), b"", &unknown, &counters);
+        let (content, found) = cache.get(&key(1), 99, &counters).unwrap();
+        assert_eq!((&content[..], found), (&b"content"[..], meta(7, 5)));
+        assert_eq!(cache.get(&key(2), 99, &counters).unwrap().1, unknown);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let path = cache.path(&key(1));
+        assert_eq!(mode(&path), 0o600);
+        for dir in [&*dir.path().join("new"), &cache.dir, path.parent().unwrap()] {
+            assert_eq!(mode(dir), 0o700, "{dir:?}");
+        }
+        // A second process finds the same.
+        let other = DiskCache::open(&dir.path().join("new"), 1 << 20, &counters).unwrap();
+        assert!(other.get(&key(1), 99, &counters).is_some());
+    }
+
+    #[test]
+    fn damaged_entries_are_removed_whatever_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let counters = DiskCacheCounters::default();
+        let cache = DiskCache::open(dir.path(), 1 << 20, &counters).unwrap();
+        let path = cache.path(&key(1));
+        for at in [0, 9, 41, 57, 70, HEADER_BYTES, HEADER_BYTES + 6] {
+            cache.put(&key(1), b"content", &meta(7, 5), &counters);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            assert!(cache.get(&key(1), 99, &counters).is_none(), "byte {at}");
+            assert!(!path.exists());
+        }
+        for len in [0, HEADER_BYTES - 1, HEADER_BYTES + 3] {
+            cache.put(&key(1), b"content", &meta(7, 5), &counters);
+            fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(len as u64)
+                .unwrap();
+            assert!(cache.get(&key(1), 99, &counters).is_none(), "{len} bytes");
+        }
+        // Another key's entry in its place.
+        cache.put(&key(2), b"other", &meta(5, 5), &counters);
+        fs::rename(cache.path(&key(2)), &path).unwrap_or_else(|_| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::rename(cache.path(&key(2)), &path).unwrap();
+        });
+        assert!(cache.get(&key(1), 99, &counters).is_none());
+        assert_eq!(counters.damaged.load(Relaxed), 11);
+    }
+
+    #[test]
+    fn the_size_is_kept_and_what_is_used_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let counters = DiskCacheCounters::default();
+        let max = 200 << 10;
+        let caches = [(); 2].map(|()| DiskCache::open(dir.path(), max, &counters).unwrap());
+        let content = vec![7; 4000];
+        let old = SystemTime::now() - Duration::from_secs(86_400);
+        for number in 0..200u8 {
+            let cache = &caches[usize::from(number % 2)];
+            cache.put(&key(number), &content, &meta(4000, 5), &counters);
+            let file = File::options().write(true).open(cache.path(&key(number)));
+            let age = Duration::from_secs(u64::from(number));
+            let times = FileTimes::new().set_modified(old + age);
+            file.unwrap().set_times(times).unwrap();
+            cache.get(&key(0), 1 << 20, &counters).unwrap();
+            let held: u64 = files_below(&cache.dir)
+                .map(|f| f.metadata().unwrap().len())
+                .sum();
+            assert!(held <= max, "{held}");
+        }
+        assert!(counters.evicted.load(Relaxed) > 100);
+        // Too large to be worth it.
+        caches[0].put(&key(250), &vec![1; 100 << 10], &meta(9, 9), &counters);
+        assert!(caches[0].get(&key(250), 1 << 20, &counters).is_none());
+    }
+}
