@@ -44,7 +44,7 @@ fn check_disks(set: &Set, repository: &Repository, mount: &BrfsMount) {
             if disk < repository.disks {
                 assert_eq!(golden::sha256(&path), set.sum(disk, point), "{what}");
             } else {
-                let e = fs::File::open(&path).err().expect("opened a missing disk");
+                let e = fs::File::open(&path).expect_err("opened a missing disk");
                 assert_eq!(e.raw_os_error(), Some(5), "{what}: {e}");
             }
         }

@@ -1,6 +1,9 @@
 //! Processes that read a mount. They are never the bench itself, which serves some of the mounts:
 //! a process that waits for its own answer can never be killed.
 
+// Each bench uses its own part.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
