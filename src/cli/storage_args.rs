@@ -44,7 +44,7 @@ pub struct StorageArgs {
     #[arg(long)]
     pub allow_unauthorized: bool,
 
-    /// S3: the server to talk to, as in https://s3.example.org
+    /// S3: the server to talk to, as in `https://s3.example.org`
     #[arg(long, value_name = "URL")]
     pub endpoint_url: Option<String>,
 
