@@ -100,7 +100,9 @@ fn beside(
         true => times,
         false => Wanted::Nothing,
     };
-    let ours = Served::mount(repository, &[]);
+    // The disk is eight times the cache, as real ones are and more.
+    let cache = format!("--cache-size={}", size / 8);
+    let ours = Served::mount(repository, &[&cache]);
     let theirs = peer.start();
     let (our_file, their_file) = (ours.disk(), theirs.file.clone());
     let plan = Random::over(size, reads);

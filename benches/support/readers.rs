@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, SeekFrom};
 
 use crate::support::rng::Rng;
 
@@ -80,9 +80,41 @@ pub fn result_of(child: Child) -> f64 {
     text.trim().parse().expect("a number")
 }
 
-/// To be called first in `main`: does what [`Random::start`] asks for and leaves.
+/// Reads all data of a file of any size, passing over its holes, in a process of its own.
+pub fn read_data(path: &Path) {
+    let status = Command::new(std::env::current_exe().expect("no name"))
+        .arg("read-data")
+        .arg(path)
+        .status();
+    assert!(status.expect("reader").success());
+}
+
+fn be_data_reader(path: &str) {
+    let file = File::open(path).expect("does not open");
+    let mut buf = vec![0; 1 << 20];
+    let mut at = 0;
+    // No more data: an error.
+    while let Ok(start) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+        let end = rustix::fs::seek(&file, SeekFrom::Hole(start)).expect("seek");
+        at = start;
+        while at < end {
+            let len = (end - at).min(buf.len() as u64);
+            file.read_exact_at(&mut buf[..len as usize], at)
+                .expect("read");
+            at += len;
+        }
+    }
+}
+
+/// To be called first in `main`: does what [`Random::start`] or [`read_data`] ask for and leaves.
 pub fn be_reader_if_asked() -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, path] = &arguments[..]
+        && mode == "read-data"
+    {
+        be_data_reader(path);
+        return true;
+    }
     let [mode, path, numbers @ ..] = &arguments[..] else {
         return false;
     };
