@@ -208,6 +208,46 @@ fn info_tells_all_that_is_wrong_with_a_chain() {
 }
 
 #[test]
+fn a_trailing_footer_that_a_merge_overwrote_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(21);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let layers = &written.chains[0].layers;
+    let oldest = &layers[0].file().path;
+    let mut bytes = fs::read(oldest).unwrap();
+    let footer_at = bytes.len() - 512;
+    bytes[footer_at..].fill(0x5a);
+    fs::write(oldest, bytes).unwrap();
+    let wanted = ["3f2a", "latest", "xvda"];
+    let chain_end = |report: &Value| {
+        let chain = &report["points"][0]["disk_reports"][0]["chain"];
+        chain.as_array().unwrap().last().unwrap().clone()
+    };
+    let (damaged, report) = run_info(dir.path(), &wanted);
+    assert!(damaged);
+    let told = chain_end(&report)["problems"].to_string();
+    assert!(told.contains("trailing footer"), "{told}");
+    // For people each problem stands there once, with its image.
+    let mut text = Vec::new();
+    info::info(&info_args(dir.path(), &wanted, false), &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text.matches("trailing footer").count(), 1, "{text}");
+
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let (parent, child) = (name(oldest), name(&layers[1].file().path));
+    let state = json!({"chain": [parent, child], "step": "mergeBlocks", "currentBlock": 1});
+    let state_path = written.chains[0]
+        .vdi_dir
+        .join(format!(".{parent}.merge.json"));
+    fs::write(state_path, state.to_string()).unwrap();
+    let (damaged, report) = run_info(dir.path(), &wanted);
+    assert!(!damaged, "{report:#}");
+    let told = chain_end(&report)["notes"].to_string();
+    assert!(told.contains("trailing footer"), "{told}");
+}
+
+#[test]
 fn encrypted_repositories_are_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(17);

@@ -1,5 +1,6 @@
 //! `brfs info`: chains, sizes, formats, and what is wrong.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -212,18 +213,27 @@ fn print_disk(out: &mut dyn Write, disk: &DiskReport, with_chain: bool) -> Resul
         write!(out, ", chain of {length}")?;
     }
     writeln!(out)?;
-    if with_chain {
-        if let Some(name) = &row.vdi_name {
-            writeln!(out, "    VDI name {}", escape(name))?;
-        }
-        if let Some(uuid) = &row.vdi_uuid {
-            writeln!(out, "    VDI uuid {}", escape(uuid))?;
-        }
-        for (index, link) in disk.chain.iter().enumerate() {
-            print_link(out, index + 1, link)?;
-        }
+    if !with_chain {
+        return print_lines(out, "    ", &row.problems, &disk.notes);
     }
-    print_lines(out, "    ", &row.problems, &disk.notes)
+    if let Some(name) = &row.vdi_name {
+        writeln!(out, "    VDI name {}", escape(name))?;
+    }
+    if let Some(uuid) = &row.vdi_uuid {
+        writeln!(out, "    VDI uuid {}", escape(uuid))?;
+    }
+    print_lines(out, "    ", &problems_of_disk(disk), &disk.notes)?;
+    print_chain(out, disk)
+}
+
+/// The problems of the disk that are not those of one of its images: these stand with the image.
+fn problems_of_disk(disk: &DiskReport) -> Vec<String> {
+    let of_images: HashSet<String> = disk.chain.iter().flat_map(|l| l.told_problems()).collect();
+    let problems = disk.row.problems.iter();
+    problems
+        .filter(|p| !of_images.contains(*p))
+        .cloned()
+        .collect()
 }
 
 fn compression_words(compression: &str) -> &str {
@@ -233,32 +243,51 @@ fn compression_words(compression: &str) -> &str {
     }
 }
 
-fn print_link(out: &mut dyn Write, number: usize, link: &LinkReport) -> Result<()> {
-    write!(out, "    {number}. {}", escape(&link.path))?;
-    if let Some(data) = &link.data_path {
-        write!(out, " -> {}", escape(data))?;
+/// The images, youngest first: a line each, and another only for what is unlike the one above.
+fn print_chain(out: &mut dyn Write, disk: &DiskReport) -> Result<()> {
+    let mut dir = None;
+    let mut kind = None;
+    for (index, link) in disk.chain.iter().enumerate() {
+        let (link_dir, file) = link.path.rsplit_once('/').unwrap_or(("", &link.path));
+        if dir != Some(link_dir) && !link_dir.is_empty() {
+            writeln!(out, "    in {}/", escape(link_dir))?;
+        }
+        dir = Some(link_dir);
+        let number = index + 1;
+        write!(out, "    {number:>3}. {}", escape(file))?;
+        if let Some(data) = &link.data_path {
+            let below = data
+                .strip_prefix(link_dir)
+                .and_then(|d| d.strip_prefix('/'));
+            write!(out, " -> {}", escape(below.unwrap_or(data)))?;
+        }
+        writeln!(out, "  {}, uuid {}", link.disk_type, escape(&link.uuid))?;
+        let link_kind = kind_of(link);
+        if kind.as_ref() != Some(&link_kind) {
+            writeln!(out, "         {link_kind}")?;
+        }
+        kind = Some(link_kind);
+        let next = disk.chain.get(number);
+        // Where the chain goes on, the parent is the next line.
+        if let Some(parent) = &link.parent_uuid
+            && next.is_none_or(|next| next.uuid != *parent)
+        {
+            writeln!(out, "         parent {}", escape(parent))?;
+        }
+        print_lines(out, "         ", &link.problems, &link.notes)?;
     }
-    writeln!(out)?;
-    write!(
-        out,
-        "       {}, {}, {}, {} bytes",
-        link.disk_type,
+    Ok(())
+}
+
+fn kind_of(link: &LinkReport) -> String {
+    let mut kind = format!(
+        "{}, {}, {} bytes",
         link.format,
         compression_words(link.compression),
         link.virtual_size
-    )?;
+    );
     if link.block_size > 0 {
-        write!(
-            out,
-            " in blocks of {}",
-            human_size(u64::from(link.block_size))
-        )?;
+        kind += &format!(" in blocks of {}", human_size(u64::from(link.block_size)));
     }
-    writeln!(out, ", made by {}", escape(&format!("{:?}", link.creator)))?;
-    write!(out, "       uuid {}", escape(&link.uuid))?;
-    if let Some(parent) = &link.parent_uuid {
-        write!(out, ", parent {}", escape(parent))?;
-    }
-    writeln!(out)?;
-    print_lines(out, "       ", &link.problems, &link.notes)
+    kind + &format!(", made by {}", escape(&format!("{:?}", link.creator)))
 }

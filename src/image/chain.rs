@@ -125,6 +125,14 @@ impl Chain {
         }
     }
 
+    /// Whether a merge into this image was running, or interrupted, when the chain was linked.
+    pub(super) fn is_merged_into(&self, link: &ChainLink) -> bool {
+        let (alias, data) = (&link.found.path, &link.image().data_path);
+        self.merges
+            .iter()
+            .any(|m| m.target == *alias || m.target == *data)
+    }
+
     /// Virtual size of the disk in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size

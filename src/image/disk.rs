@@ -159,8 +159,7 @@ impl Disk {
 
     /// The images of the chain, youngest first.
     pub fn links(&self) -> Vec<LinkReport> {
-        let chain = self.chain();
-        chain.links.iter().map(LinkReport::new).collect()
+        LinkReport::of_chain(&self.chain())
     }
 
     /// Images in the chain.
@@ -172,8 +171,8 @@ impl Disk {
     /// each other, tables that cannot be read.
     pub fn checked_links(&self) -> Vec<LinkReport> {
         let chain = self.chain();
-        let checked = chain.links.iter().map(|link| {
-            let mut report = LinkReport::new(link);
+        let reports = LinkReport::of_chain(&chain).into_iter();
+        let checked = chain.links.iter().zip(reports).map(|(link, mut report)| {
             let table = link.image().load_table();
             match table.and_then(|()| link.image().overlapping_blocks()) {
                 Ok(None) => {}
@@ -200,10 +199,7 @@ impl Disk {
         let chain = self.chain();
         let broken = chain.broken.iter();
         let of_chain = broken.map(|e| format!("readable in part only: {e}"));
-        let of_links = links.iter().flat_map(|link| {
-            let told = link.problems.iter();
-            told.map(|problem| format!("{}: {problem}", link.path))
-        });
+        let of_links = links.iter().flat_map(LinkReport::told_problems);
         of_chain
             .chain(chain.problems.iter().cloned())
             .chain(of_links)

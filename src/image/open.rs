@@ -29,6 +29,8 @@ pub(super) struct Image {
     pub header: Option<Header>,
     /// What was odd when it was opened.
     pub problems: Vec<String>,
+    /// What is odd about its trailing footer, see `Opened::trailing`.
+    pub trailing: Option<String>,
     body: Body,
 }
 
@@ -261,6 +263,7 @@ impl Registry {
             footer: opened.footer,
             header: opened.header,
             problems: opened.problems,
+            trailing: opened.trailing,
             body: body(opened.body),
         });
         if open.len() >= open.capacity() {

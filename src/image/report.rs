@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::chain::ChainLink;
+use super::chain::{Chain, ChainLink};
 
 /// One image of a chain.
 #[derive(Debug, Clone, Serialize)]
@@ -34,8 +34,31 @@ pub struct LinkReport {
 }
 
 impl LinkReport {
-    pub(super) fn new(link: &ChainLink) -> Self {
+    /// All images of a chain, youngest first.
+    pub(super) fn of_chain(chain: &Chain) -> Vec<Self> {
+        let links = chain.links.iter();
+        links
+            .map(|link| Self::new(link, chain.is_merged_into(link)))
+            .collect()
+    }
+
+    /// What is wrong with it, each sentence with the image's path, as a disk's list of problems
+    /// has it.
+    pub fn told_problems(&self) -> impl Iterator<Item = String> {
+        let told = self.problems.iter();
+        told.map(|problem| format!("{}: {problem}", self.path))
+    }
+
+    /// `merged_into`: whether a merge into this image is running or was interrupted.
+    fn new(link: &ChainLink, merged_into: bool) -> Self {
         let image = link.image();
+        let (mut problems, mut notes) = (image.problems.clone(), link.notes.clone());
+        let odd = if merged_into {
+            &mut notes
+        } else {
+            &mut problems
+        };
+        odd.extend(image.trailing.clone());
         let alias = link.found.path != image.data_path;
         let header = image.header.as_ref().filter(|_| image.is_differencing());
         LinkReport {
@@ -49,8 +72,8 @@ impl LinkReport {
             virtual_size: image.size(),
             block_size: image.block_size(),
             creator: image.footer.creator(),
-            problems: image.problems.clone(),
-            notes: link.notes.clone(),
+            problems,
+            notes,
         }
     }
 }

@@ -143,6 +143,7 @@ impl VhdDir {
             footer,
             header: Some(header),
             problems,
+            trailing: None,
             versions,
         })
     }

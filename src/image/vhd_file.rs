@@ -74,6 +74,9 @@ pub(super) struct Opened<T> {
     pub footer: Footer,
     pub header: Option<Header>,
     pub problems: Vec<String>,
+    /// What is odd about the trailing footer. XO overwrites it while it merges into the file, so
+    /// it is damage only when no merge does.
+    pub trailing: Option<String>,
     pub versions: Vec<Version>,
 }
 
@@ -128,7 +131,14 @@ impl VhdFile {
         let mut problems = Vec::new();
         let trailing = Footer::parse(&tail);
         let has_trailing_footer = trailing.is_ok();
-        let footer = choose_footer(Footer::parse(&head), trailing, len, &mut problems)?;
+        let mut odd_trailing = None;
+        let footer = choose_footer(
+            Footer::parse(&head),
+            trailing,
+            len,
+            &mut problems,
+            &mut odd_trailing,
+        )?;
 
         let mut header = None;
         let mut table = None;
@@ -177,6 +187,7 @@ impl VhdFile {
             footer,
             header,
             problems,
+            trailing: odd_trailing,
             versions: vec![opened.version],
         })
     }
@@ -498,12 +509,13 @@ fn choose_footer(
     trailing: Result<Footer>,
     len: u64,
     problems: &mut Vec<String>,
+    odd_trailing: &mut Option<String>,
 ) -> Result<Footer> {
     let has_table = |f: &Footer| f.disk_type != DiskType::Fixed;
     match (leading.ok().filter(has_table), trailing) {
         (Some(lead), Ok(trail)) if has_table(&trail) => {
             if lead != trail {
-                problems.push("its two footers differ; the leading one is used".into());
+                *odd_trailing = Some("its two footers differ; the leading one is used".into());
             }
             Ok(lead)
         }
@@ -516,13 +528,12 @@ fn choose_footer(
                      which of them is guest data cannot be told",
                 ));
             }
-            problems.push(
-                "its trailing footer is that of another disk; the leading one is used".into(),
-            );
+            *odd_trailing =
+                Some("its trailing footer is that of another disk; the leading one is used".into());
             Ok(lead)
         }
         (Some(lead), Err(e)) => {
-            problems.push(format!(
+            *odd_trailing = Some(format!(
                 "its trailing footer is damaged or overwritten ({e}); the leading one is used"
             ));
             Ok(lead)
