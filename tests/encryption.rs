@@ -1,5 +1,5 @@
-//! Encrypted repositories: self-made ones, and those that XO's own code wrote when
-//! `BRFS_FIXTURES` names the directory they were unpacked to.
+//! Encrypted repositories: self-made ones, and those that XO's own code wrote where the whole set
+//! of them is there.
 
 use std::sync::Arc;
 
@@ -7,6 +7,9 @@ use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
 use brfs::store::{EntryKind, LocalStore, Store, StorePath, open_encrypted};
 
+#[allow(dead_code)] // Other tests need more of it.
+#[path = "support/golden.rs"]
+mod golden;
 #[path = "support/seal.rs"]
 mod seal;
 #[path = "support/tempdir.rs"]
@@ -199,13 +202,11 @@ fn unbrotli(data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn what_xen_orchestra_sealed_opens_completely() {
-    let Some(root) = std::env::var_os("BRFS_FIXTURES") else {
-        eprintln!("skipped: BRFS_FIXTURES is not set");
+    let Some(set) = golden::whole_set() else {
         return;
     };
     for name in ["enc-chacha20", "enc-aes256gcm"] {
-        let dir = std::path::Path::new(&root).join("repositories").join(name);
-        let clear: Arc<dyn Store> = Arc::new(LocalStore::open(&dir).unwrap());
+        let clear: Arc<dyn Store> = Arc::new(LocalStore::open(&set.path(name)).unwrap());
         assert!(open_encrypted(clear.clone(), key(OTHER_KEY)).is_err());
         let store = open_encrypted(clear, key(KEY)).unwrap();
         let mut pending = vec![StorePath::root()];

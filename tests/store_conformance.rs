@@ -9,12 +9,19 @@ use brfs::error::{Error, ErrorKind};
 use brfs::store::{Entry, EntryKind, Store, StorePath};
 
 #[cfg(feature = "s3")]
+#[allow(dead_code)] // Other tests need more of it.
+#[path = "support/golden.rs"]
+mod golden;
+#[cfg(feature = "s3")]
 #[path = "support/s3_server.rs"]
 mod s3_server;
 #[path = "support/seal.rs"]
 mod seal;
 #[path = "support/tempdir.rs"]
 mod tempdir;
+#[cfg(feature = "s3")]
+#[path = "support/upload.rs"]
+mod upload;
 
 use tempdir::TempDir;
 
@@ -264,6 +271,7 @@ fn local_files_that_change_are_seen_to() {
 
 #[cfg(feature = "s3")]
 mod s3 {
+    use super::upload::Server;
     use super::*;
     use crate::s3_server::{KEY_ID, S3Server};
 
@@ -292,38 +300,22 @@ mod s3 {
         }
     }
 
-    /// `BRFS_TEST_S3_URL` names a server and bucket, `BRFS_TEST_S3_UPLOAD` a command that uploads
-    /// (`command URL DIRECTORY`): `scripts/ceph-rgw` and `scripts/azurite` set both.
+    /// See `support/upload.rs`.
     #[test]
     fn another_server_conforms() {
-        let set = |name| std::env::var(name).ok();
-        let (Some(url), Some(upload)) = (set("BRFS_TEST_S3_URL"), set("BRFS_TEST_S3_UPLOAD"))
-        else {
+        let Some(server) = Server::other() else {
             eprintln!("skipped: BRFS_TEST_S3_URL is not set");
             return;
         };
         for algorithm in ALGORITHMS {
             let dir = TempDir::new("conformance-upload");
             fill(&dir, "", algorithm);
-            let url = format!("{url}/{algorithm}");
-            let mut upload = std::process::Command::new(&upload);
-            let done = upload.arg(&url).arg(dir.path()).status().unwrap();
-            assert!(done.success());
-            let location = Location::parse(&url).unwrap();
+            let location = Location::parse(&server.upload(dir.path(), algorithm)).unwrap();
             let store = location.open(&options(algorithm)).unwrap();
             suite(&store);
             directories_are_no_files(&*store);
         }
-        let Some(fixtures) = fixtures() else { return };
-        for (name, algorithm) in XO_WRITTEN {
-            let url = format!("{url}/{name}");
-            let mut upload = std::process::Command::new(&upload);
-            let done = upload.arg(&url).arg(fixtures.join(name)).status().unwrap();
-            assert!(done.success());
-            let remote = Location::parse(&url).unwrap();
-            let remote = remote.open(&options(algorithm)).unwrap();
-            compare(&*local(&fixtures.join(name), algorithm), &*remote);
-        }
+        compare_all(&server);
     }
 
     #[test]
@@ -377,15 +369,6 @@ mod s3 {
         assert!(files > 50, "{files}");
     }
 
-    /// Where XO's own repositories were unpacked to.
-    fn fixtures() -> Option<std::path::PathBuf> {
-        let fixtures = std::env::var_os("BRFS_FIXTURES");
-        if fixtures.is_none() {
-            eprintln!("skipped: BRFS_FIXTURES is not set");
-        }
-        Some(std::path::Path::new(&fixtures?).join("repositories"))
-    }
-
     fn local(dir: &std::path::Path, algorithm: &str) -> Arc<dyn Store> {
         let location = Location::parse(dir.to_str().unwrap()).unwrap();
         location.open(&options(algorithm)).unwrap()
@@ -399,16 +382,18 @@ mod s3 {
 
     #[test]
     fn encrypted_repositories_of_xen_orchestra_read_alike_from_s3() {
-        let Some(fixtures) = fixtures() else { return };
-        // Only links: the server must not get a chance to write there.
-        let root = TempDir::new("conformance-fixtures");
-        let server = S3Server::start(root.path());
+        compare_all(&Server::own());
+    }
+
+    fn compare_all(server: &Server) {
+        let Some(set) = golden::whole_set() else {
+            return;
+        };
         for (name, algorithm) in XO_WRITTEN {
-            std::os::unix::fs::symlink(fixtures.join(name), root.path().join(name)).unwrap();
-            let url = url(&server, "").replace("/bucket", &format!("/{name}"));
-            let remote = Location::parse(&url).unwrap();
+            let here = set.path(name);
+            let remote = Location::parse(&server.upload(&here, name)).unwrap();
             let remote = remote.open(&options(algorithm)).unwrap();
-            compare(&*local(&fixtures.join(name), algorithm), &*remote);
+            compare(&*local(&here, algorithm), &*remote);
         }
     }
 }
