@@ -30,6 +30,7 @@ mod support;
 mod zerofs;
 
 use std::collections::VecDeque;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -75,6 +76,7 @@ fn main() {
     if readers::be_reader_if_asked() || !can_mount() {
         return;
     }
+    keep_heaps();
     let arguments: Vec<String> = std::env::args().collect();
     let value_of = |name: &str| {
         let prefix = format!("{name}=");
@@ -105,6 +107,18 @@ fn main() {
         }
     }
     run.figures.print();
+}
+
+/// Starts this program again with heaps that keep what is freed: D is the rate of the decoder, not
+/// that of the page faults which its memory can cost.
+fn keep_heaps() {
+    const KEEP: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
+    if std::env::var_os(KEEP[0]).is_none() {
+        let mut again = Command::new(std::env::current_exe().expect("no name"));
+        again.args(std::env::args_os().skip(1));
+        let error = again.envs(KEEP.map(|name| (name, "33554432"))).exec();
+        panic!("cannot start again: {error}");
+    }
 }
 
 fn options() -> MountOptions {

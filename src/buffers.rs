@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use memmap2::MmapMut;
 
 /// Shorter buffers are the allocator's business.
 const MIN_BYTES: usize = 128 << 10;
@@ -29,12 +30,49 @@ static FREE: Mutex<Free> = Mutex::new(Free {
 
 struct Free {
     /// The one that was given back last stands last.
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Room>,
     bytes: usize,
 }
 
+/// Memory of its own from the system. Not the allocator's: what it gets back it may keep, scattered
+/// over the heaps of all threads, and what it does give back costs the page faults anew that keeping
+/// saves. Where no mapping can be had, the allocator has the last word.
+#[derive(Debug)]
+enum Room {
+    Mapped(MmapMut),
+    Heap(Vec<u8>),
+}
+
+impl Room {
+    fn large(len: usize) -> Self {
+        match MmapMut::map_anon(len) {
+            Ok(map) => Room::Mapped(map),
+            Err(_) => Room::Heap(vec![0; len]),
+        }
+    }
+}
+
+impl Deref for Room {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Room::Mapped(map) => map,
+            Room::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for Room {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Room::Mapped(map) => map,
+            Room::Heap(bytes) => bytes,
+        }
+    }
+}
+
 /// The smallest kept buffer that `len` bytes fit into without wasting most of it.
-fn take_free(len: usize) -> Option<Vec<u8>> {
+fn take_free(len: usize) -> Option<Room> {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     let at = (0..free.buffers.len())
         .filter(|&at| free.buffers[at].len() >= len && free.buffers[at].len() / 4 <= len)
@@ -47,7 +85,7 @@ fn take_free(len: usize) -> Option<Vec<u8>> {
 /// So many bytes, of unspecified content until they are written. Given back when dropped.
 #[derive(Debug)]
 pub struct Buffer {
-    room: Vec<u8>,
+    room: Room,
     len: usize,
 }
 
@@ -55,12 +93,12 @@ impl Buffer {
     /// A buffer of `len` bytes that hold anything.
     pub fn new(len: usize) -> Self {
         if len < MIN_BYTES {
-            let room = vec![0; len];
+            let room = Room::Heap(vec![0; len]);
             return Buffer { room, len };
         }
         let room = take_free(len).unwrap_or_else(|| {
             let steps = len.saturating_sub(EXTRA_BYTES).div_ceil(STEP_BYTES);
-            vec![0; steps * STEP_BYTES + EXTRA_BYTES]
+            Room::large(steps * STEP_BYTES + EXTRA_BYTES)
         });
         Buffer { room, len }
     }
@@ -98,7 +136,8 @@ impl Drop for Buffer {
         let mut surplus = Vec::new();
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         free.bytes += self.room.len();
-        free.buffers.push(std::mem::take(&mut self.room));
+        free.buffers
+            .push(std::mem::replace(&mut self.room, Room::Heap(Vec::new())));
         while free.bytes > MAX_FREE_BYTES {
             let oldest = free.buffers.remove(0);
             free.bytes -= oldest.len();

@@ -60,10 +60,16 @@ pub(super) fn become_server(request: &Request) -> Result<()> {
     Err(server(request)?.exec()).context("cannot start again as the serving process")
 }
 
-/// What is allocated in one piece of this size goes back to the system when it is freed. The C
-/// library starts with a like number but raises it with each block that is freed, and from then on
-/// every thread's heap keeps the room of its freed blocks: twice the memory in use.
-const LARGE_ALLOCATION_BYTES: &str = "262144";
+/// How the C library keeps memory that was freed. The brotli decoder allocates some five megabytes
+/// for each block; taken from the system anew, with a page fault for every four kilobytes, they cost
+/// as much time as half of the decoding. So each of a few heaps keeps that much. More heaps, as the
+/// library makes by itself for many threads, would keep more than all caches together. (What brfs
+/// keeps itself is in `buffers` and not on these heaps.)
+const HEAPS: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "4"),
+    ("MALLOC_MMAP_THRESHOLD_", "8388608"),
+    ("MALLOC_TRIM_THRESHOLD_", "8388608"),
+];
 
 fn server(request: &Request) -> Result<Command> {
     let input = rustix::fs::memfd_create("brfs-request", MemfdFlags::CLOEXEC)
@@ -80,7 +86,7 @@ fn server(request: &Request) -> Result<Command> {
         .env_remove(HIDDEN_URL)
         .env_remove("BRFS_REPOSITORY")
         .env_remove("BRFS_ENCRYPTION_KEY")
-        .env("MALLOC_MMAP_THRESHOLD_", LARGE_ALLOCATION_BYTES)
+        .envs(HEAPS)
         .stdin(input);
     Ok(command)
 }

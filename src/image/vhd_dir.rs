@@ -4,7 +4,7 @@
 //! decoded; plain blocks on local storage are read in place, sector by sector.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::vhd::{
 };
 use super::vhd_file::Opened;
 use crate::buffers::Buffer;
-use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
+use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
@@ -26,6 +26,14 @@ const PAGE_BITS: u64 = 65_536;
 
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
 const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
+
+/// Decoding is work for processors, however many blocks are being fetched: more at once than there
+/// are of them only takes memory. One more, so that who waits for a block need not also wait for
+/// those that are read ahead; eight decode more than passes through a mount.
+static DECODERS: LazyLock<Gate> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Gate::new(cores.min(8) + 1)
+});
 
 /// An open VHD directory.
 pub(super) struct VhdDir {
@@ -351,9 +359,11 @@ impl VhdDir {
             stored
         } else {
             let mut decoded = Buffer::new(len);
+            let pass = DECODERS.enter();
             self.filter
                 .decode_into(&stored, &mut decoded)
                 .map_err(|e| e.with_object(&path))?;
+            drop(pass);
             decoded.into_bytes()
         };
         let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
