@@ -44,10 +44,11 @@ const MAX_BACKGROUND: u16 = 64;
 const MAX_TRANSFER: u32 = 1024 * 1024;
 
 /// Read-ahead window of the mount when it can be set (as root): the kernel then asks for more than
-/// 128 KiB at a time, while the next piece is already on its way. A wider window does nothing for Z
-/// and costs a twelfth of the processor time of a whole disk: what passes through is too large for
-/// the processor's own caches then (`docs/PERFORMANCE.md`).
-const READ_AHEAD_KIB: u64 = 1024;
+/// 128 KiB at a time, while the next piece is already on its way. With wider windows what passes
+/// through no longer fits into a processor's own cache between being read and being handed on, and
+/// whole disks take longer (`docs/PERFORMANCE.md`). Reading ahead on slow storage is not left to the
+/// kernel.
+const READ_AHEAD_KIB: u64 = 256;
 
 /// A mounted tree, served in the background until it is unmounted.
 #[derive(Debug)]
