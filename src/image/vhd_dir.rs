@@ -4,7 +4,7 @@
 //! decoded; plain blocks on local storage are read in place, sector by sector.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::vhd::{
 };
 use super::vhd_file::Opened;
 use crate::buffers::Buffer;
-use crate::cache::{Block, MetaCache, MetaKey, MetaKind};
+use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
@@ -26,6 +26,14 @@ const PAGE_BITS: u64 = 65_536;
 
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
 const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
+
+/// Decoding a block takes a core for milliseconds. Of remote storage dozens of blocks are on their way
+/// at once; decoded all together, they would all be late, and the one that a reader waits for first
+/// with them.
+static DECODING: LazyLock<Gate> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Gate::new(cores)
+});
 
 /// An open VHD directory.
 pub(super) struct VhdDir {
@@ -349,6 +357,7 @@ impl VhdDir {
             }
             stored
         } else {
+            let _core = DECODING.enter();
             let mut decoded = Buffer::new(len);
             self.filter
                 .decode_into(&stored, &mut decoded)
