@@ -6,6 +6,7 @@ use std::path::Path;
 use brfs::codec::Filter as Codec;
 use brfs::fuse::MountOptions;
 
+use crate::data::{self, BLOCK};
 use crate::figures::{Wanted, median};
 use crate::readers::{dd, forget_mounted};
 use crate::sample::{IN_FLIGHT, Sample, fetch, fetch_ranges};
@@ -32,7 +33,8 @@ pub fn all(run: &mut Run) {
         }
         sample.remove();
     }
-    let sample = Sample::full(run, "files", Storage::File, 1);
+    let chain = data::chain(1, Storage::File, run.size, 0..run.size / 16 / BLOCK);
+    let sample = Sample::write(run, "files", chain);
     for line in lines {
         file(run, &sample, line);
     }
@@ -111,7 +113,7 @@ fn directory(
 
 /// One VHD file. Xen Orchestra keeps none on object stores; people may.
 fn file(run: &mut Run, sample: &Sample, (line, bandwidth): (&str, Option<u64>)) {
-    let size = run.size;
+    let size = run.size / 16;
     let server = run.server(bandwidth);
     let url = server.url(sample.name);
     let object = sample.vhd_file();
