@@ -98,7 +98,8 @@ impl AheadPool {
     fn push(self: &Arc<Self>, job: Job) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.jobs.push_back(job);
-        if queue.idle == 0 && queue.threads < self.max_threads {
+        // Those who are idle wake later than the next jobs of a burst come.
+        if queue.jobs.len() > queue.idle && queue.threads < self.max_threads {
             let pool = Arc::downgrade(self);
             let spawned = std::thread::Builder::new()
                 .name(format!("ahead-{}", queue.threads))
@@ -178,6 +179,39 @@ impl Drop for AheadShare {
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    #[test]
+    fn a_burst_of_work_that_waits_is_done_all_at_once() {
+        let pool = AheadPool::new(8, 100);
+        let block = || Block {
+            bytes: Bytes::from_static(b"x"),
+            full: true,
+        };
+        // One thread, which has nothing to do any more.
+        let only = pool.submit(1, move || Ok(block())).unwrap();
+        only.wait().unwrap();
+        // Nobody gets on before all are there.
+        let all = Arc::new(std::sync::Barrier::new(8));
+        let (begun, begins) = std::sync::mpsc::channel();
+        let burst: Vec<AheadTicket> = (0..8)
+            .map(|_| {
+                let (all, begun) = (Arc::clone(&all), begun.clone());
+                let load = move || {
+                    begun.send(()).ok();
+                    all.wait();
+                    Ok(block())
+                };
+                pool.submit(1, load).unwrap()
+            })
+            .collect();
+        for _ in 0..8 {
+            let patience = std::time::Duration::from_secs(20);
+            begins.recv_timeout(patience).expect("waits for another");
+        }
+        for ticket in burst {
+            ticket.wait().unwrap();
+        }
+    }
 
     #[test]
     fn work_is_done_ahead_and_the_budget_is_kept() {

@@ -1,32 +1,56 @@
-//! Lets a fixed number of threads through at once: bounds the memory of work in progress.
+//! Lets a fixed number of threads through at once, in the order in which they came: bounds what work
+//! in progress takes.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 
-/// A counting semaphore for blocking code.
-pub struct Gate {
-    free: Mutex<usize>,
-    freed: Condvar,
+/// A counting semaphore for blocking code. Fair: work that was begun first, which is wanted first,
+/// is not overtaken for ever.
+pub struct Gate(Mutex<State>);
+
+struct State {
+    free: usize,
+    waiting: VecDeque<Arc<Turn>>,
+}
+
+/// A thread that waits.
+struct Turn {
+    thread: Thread,
+    has_come: AtomicBool,
 }
 
 impl Gate {
     /// A gate for `permits` threads at once (at least one).
     pub fn new(permits: usize) -> Self {
-        Gate {
-            free: Mutex::new(permits.max(1)),
-            freed: Condvar::new(),
-        }
+        Gate(Mutex::new(State {
+            free: permits.max(1),
+            waiting: VecDeque::new(),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a place; it is given back when the pass is dropped.
     pub fn enter(&self) -> GatePass<'_> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free == 0 {
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        // Whoever gives a place back hands it to the first who waits: one that is free is nobody's.
+        if state.free > 0 {
+            state.free -= 1;
+            return GatePass(self);
         }
-        *free -= 1;
+        let turn = Arc::new(Turn {
+            thread: std::thread::current(),
+            has_come: AtomicBool::new(false),
+        });
+        state.waiting.push_back(Arc::clone(&turn));
+        drop(state);
+        while !turn.has_come.load(Ordering::Acquire) {
+            std::thread::park();
+        }
         GatePass(self)
     }
 }
@@ -36,7 +60,69 @@ pub struct GatePass<'a>(&'a Gate);
 
 impl Drop for GatePass<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+        let mut state = self.0.state();
+        let Some(first) = state.waiting.pop_front() else {
+            state.free += 1;
+            return;
+        };
+        drop(state);
+        first.has_come.store(true, Ordering::Release);
+        first.thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_permits_are_behind_it_and_all_get_there() {
+        let gate = Gate::new(3);
+        let (inside, most, passed) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+        );
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _pass = gate.enter();
+                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        passed.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(passed.into_inner(), 16 * 50);
+        assert!(most.into_inner() <= 3);
+        assert_eq!(gate.state().free, 3);
+    }
+
+    #[test]
+    fn the_first_to_wait_is_the_first_to_enter() {
+        let gate = Gate::new(1);
+        let order = Mutex::new(Vec::new());
+        let held = gate.enter();
+        std::thread::scope(|scope| {
+            for number in 0..5 {
+                let (gate, order) = (&gate, &order);
+                scope.spawn(move || {
+                    let _pass = gate.enter();
+                    order.lock().unwrap().push(number);
+                });
+                while gate.state().waiting.len() <= number {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            drop(held);
+        });
+        assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 3, 4]);
     }
 }

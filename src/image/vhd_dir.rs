@@ -27,9 +27,10 @@ const PAGE_BITS: u64 = 65_536;
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
 const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
 
-/// Decoding is work for processors, however many blocks are being fetched: more at once than there
-/// are of them only takes memory. One more, so that who waits for a block need not also wait for
-/// those that are read ahead; eight decode more than passes through a mount.
+/// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
+/// blocks are on their way at once; decoded all together, they would all be late, and the one that a
+/// reader waits for first with them. One more than there are cores, so that this one does not wait
+/// for what is only read ahead; eight decode more than passes through a mount.
 static DECODERS: LazyLock<Gate> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     Gate::new(cores.min(8) + 1)

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::stats::DiskCacheCounters;
 use super::{Meta, Version};
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What an entry is: a hash of everything its content depends on.
@@ -269,7 +270,7 @@ fn read_entry(mut file: &File, key: &EntryKey, max_len: u64) -> Option<(Bytes, M
     }
     let mut header = [0; HEADER_BYTES];
     file.read_exact(&mut header).ok()?;
-    let mut content = vec![0; content_len as usize];
+    let mut content = Buffer::new(content_len as usize);
     file.read_exact(&mut content).ok()?;
     if &header[..8] != MAGIC
         || header[8..40] != key[..]
@@ -287,7 +288,7 @@ fn read_entry(mut file: &File, key: &EntryKey, max_len: u64) -> Option<(Bytes, M
         modified,
         version: Version(u128::from_le_bytes(header[40..56].try_into().ok()?)),
     };
-    Some((Bytes::from(content), meta))
+    Some((content.into_bytes(), meta))
 }
 
 #[cfg(test)]

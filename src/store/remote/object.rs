@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::fault::{Fault, Next};
 use super::retry::Attempt;
+use crate::buffers::Buffer;
 use crate::error::{ErrorKind, Result};
 use crate::store::{Meta, Version};
 
@@ -140,26 +141,67 @@ pub(crate) fn length(told: Option<i64>) -> Result<u64, Fault> {
 
 /// Reads a body of exactly `len` bytes and keeps `skip..skip + keep` of it.
 async fn collect(mut body: ByteStream, len: u64, skip: u64, keep: u64) -> Result<Bytes, Fault> {
-    // What is announced is not believed before it comes: a lie must not cost memory.
-    let mut kept = BytesMut::with_capacity(keep.min(MAX_TRUSTED) as usize);
+    let mut kept = Kept::new(keep);
     let mut at = 0u64;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|e| Fault::broken_body(&e))?;
         let end = at + chunk.len() as u64;
         let from = skip.clamp(at, end) - at;
         let to = (skip + keep).clamp(at, end) - at;
-        kept.extend_from_slice(&chunk[from as usize..to as usize]);
+        kept.add(&chunk[from as usize..to as usize]);
         at = end;
         if at > len {
             break;
         }
     }
-    if at != len || kept.len() as u64 != keep {
-        return Err(Fault::protocol(format!(
+    match kept.finish(keep) {
+        Some(bytes) if at == len => Ok(bytes),
+        _ => Err(Fault::protocol(format!(
             "the answer has {at} bytes where {len} were announced"
-        )));
+        ))),
     }
-    Ok(kept.freeze())
+}
+
+/// Content as it comes. What is announced is not believed before it comes: a lie must not cost
+/// memory.
+enum Kept {
+    /// All that is expected fits into what may be set aside for it: a block, mostly.
+    Whole(Buffer, usize),
+    /// Grows with what comes.
+    Long(BytesMut),
+}
+
+impl Kept {
+    fn new(expected: u64) -> Self {
+        match expected {
+            ..=MAX_TRUSTED => Kept::Whole(Buffer::new(expected as usize), 0),
+            _ => Kept::Long(BytesMut::with_capacity(MAX_TRUSTED as usize)),
+        }
+    }
+
+    /// Adds a piece; those of one answer are never longer together than what was expected.
+    fn add(&mut self, piece: &[u8]) {
+        match self {
+            Kept::Long(bytes) => bytes.extend_from_slice(piece),
+            Kept::Whole(buffer, filled) => {
+                let end = *filled + piece.len();
+                buffer[*filled..end].copy_from_slice(piece);
+                *filled = end;
+            }
+        }
+    }
+
+    /// All of it, if that is what was expected.
+    fn finish(self, expected: u64) -> Option<Bytes> {
+        let (bytes, filled) = match self {
+            Kept::Whole(buffer, filled) => (buffer.into_bytes(), filled),
+            Kept::Long(bytes) => {
+                let filled = bytes.len();
+                (bytes.freeze(), filled)
+            }
+        };
+        (filled as u64 == expected).then_some(bytes)
+    }
 }
 
 /// The state of an object, made of what HEAD, GET and LIST all tell in the same way: times have
