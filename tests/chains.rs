@@ -12,7 +12,7 @@ use brfs::store::{LocalStore, StorePath};
 use support::blocks::Bitmaps;
 use support::chain::{Chain, Storage};
 use support::merge::{Cleanup, Merge, StateStyle};
-use support::random_chain::Shape;
+use support::random_chain::{Shape, mergeable};
 use support::rng::Rng;
 use support::sparse::Fill;
 use support::vhd_dir::Filter;
@@ -175,26 +175,6 @@ fn a_64_tib_directory_has_its_few_blocks_where_they_belong() {
         disk.read_exact_at(&mut buf[..len], offset).unwrap();
         assert!(buf[..len] == chain.read(1, offset, len));
     }
-}
-
-/// Chains that XO could merge: whole blocks, one block size.
-fn mergeable(rng: &mut Rng, storage: Storage, layers: u64) -> Chain {
-    let shape = Shape {
-        layers: layers..=layers,
-        size_sectors: 2000..=4096,
-        resize: false,
-        block_sizes: vec![65_536],
-        storages: vec![storage],
-        partial_bitmaps: false,
-        odd_files: false,
-        writes_per_layer: 2..=6,
-        max_run_sectors: 400,
-    };
-    let mut chain = Chain::random(rng, &shape);
-    for layer in &mut chain.layers {
-        layer.garbage_after_end = false;
-    }
-    chain
 }
 
 /// All points from the merged child on must read right; older ones are gone for XO.

@@ -5,8 +5,13 @@
 
 mod support;
 
+#[allow(dead_code)]
+#[path = "support/s3_faults.rs"]
+mod s3_faults;
 #[path = "support/s3_server.rs"]
 mod s3_server;
+#[path = "support/seal.rs"]
+mod seal;
 #[allow(dead_code)] // Other tests need more of it.
 #[path = "support/tempdir.rs"]
 mod tempdir;
@@ -17,11 +22,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use s3_faults::{Bucket, FaultServer};
 use support::brfs::{BrfsMount, brfs_json};
 use support::golden::{self, DATES, Repository, SIZES, Set, VM_FOLDER};
 use support::mountpoint::can_mount;
 use tempdir::TempDir;
-use upload::Server;
+use upload::{SECRET_IN_URL, Server};
 
 const DISKS: [&str; 2] = ["xvda.raw", "xvdb.raw"];
 const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -186,35 +192,170 @@ fn secrets_of_a_url_are_seen_nowhere() {
     }
 }
 
+/// The repository in a server that lists ETags, as every provider does and `s3s-fs` does not; and its
+/// URL.
+fn serve(repository: &Path) -> (FaultServer, String) {
+    let mut bucket = Bucket::new("bucket", &[]);
+    let mut pending = vec![repository.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for path in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+            if path.is_dir() {
+                pending.push(path);
+                continue;
+            }
+            let key = path.strip_prefix(repository).unwrap().to_str().unwrap();
+            let content = fs::read(&path).unwrap();
+            bucket.objects.insert(format!("dir/{key}"), content);
+        }
+    }
+    let server = FaultServer::start(move |seen| bucket.answer(seen));
+    let address = server.address;
+    let url = format!("s3+http://AKIATEST:{SECRET_IN_URL}@{address}/bucket/dir#us-east-1");
+    (server, url)
+}
+
+/// What a mount with a cache directory has asked of its storage after somebody looked at all there
+/// is and read a disk.
+fn look_around(url: &str, cache: &Path, key: &[&str], set: &Set) -> serde_json::Value {
+    let flags = [&["--cache-dir", cache.to_str().unwrap()], key].concat();
+    let mount = BrfsMount::new(Path::new(url), &flags);
+    let vm = mount.join("vms").join(VM_FOLDER);
+    assert_eq!(fs::read_dir(&vm).unwrap().count(), DATES.len() + 1);
+    for date in DATES {
+        let json = fs::read(vm.join(date).join("backup.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap();
+    }
+    assert_eq!(golden::sha256(&vm.join("latest/xvda.raw")), set.sum(0, 3));
+    let (status, stats) = brfs_json(&["stats", "--json", mount.path().to_str().unwrap()]);
+    assert_eq!(status, 0);
+    let shown = support::brfs::brfs(&["stats", mount.path().to_str().unwrap()]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("kept on disk:"), "{shown}");
+    assert!(!format!("{stats}{shown}").contains("with"), "{shown}");
+    stats["storage"].clone()
+}
+
+fn check_second_mount(url: &str, cache: &Path, key: &[&str], set: &Set) {
+    let look = || look_around(url, cache, key, set);
+    let (first, second) = (look(), look());
+    let written = first["disk_cache"]["writes"].as_u64().unwrap();
+    assert!(written > 10, "{first:#}");
+    for request in ["get", "get_range"] {
+        assert_eq!(second[request]["requests"], 0, "{second:#}");
+    }
+    let told = &second["disk_cache"];
+    assert!(told["hits"].as_u64().unwrap() > 10, "{second:#}");
+    assert_eq!((&told["misses"], &told["damaged"]), (&0.into(), &0.into()));
+    // Two at once.
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(look);
+        }
+    });
+}
+
 #[test]
-fn a_second_mount_with_a_cache_directory_says_that_it_fetched_no_block() {
+fn a_second_mount_with_a_cache_directory_fetches_nothing() {
     if !can_mount() {
         return;
     }
     let set = golden::set();
-    let server = Server::own();
-    let url = server.upload(&set.path("vhddir-brotli"), "cached");
+    let (_server, url) = serve(&set.path("vhddir-brotli"));
     let cache = TempDir::new("remote-cache");
-    let dir = cache.path().join("blocks");
-    let read = || {
-        let mount = BrfsMount::new(Path::new(&url), &["--cache-dir", dir.to_str().unwrap()]);
-        let disk = mount.join("vms").join(VM_FOLDER).join("latest/xvda.raw");
-        assert_eq!(golden::sha256(&disk), set.sum(0, 3));
-        let (status, stats) = brfs_json(&["stats", "--json", mount.path().to_str().unwrap()]);
-        assert_eq!(status, 0);
-        let shown = support::brfs::brfs(&["stats", mount.path().to_str().unwrap()]);
-        let shown = String::from_utf8(shown.stdout).unwrap();
-        assert!(shown.contains("blocks on disk:"), "{shown}");
-        assert!(!format!("{stats}{shown}").contains("with"), "{shown}");
-        stats["storage"].clone()
-    };
-    let (first, second) = (read(), read());
-    let written = first["disk_cache"]["writes"].as_u64().unwrap();
-    assert!(written > 10, "{first:#}");
-    assert_eq!(second["disk_cache"]["hits"], written);
-    assert_eq!(second["disk_cache"]["misses"], 0);
-    let bytes = |stats: &serde_json::Value| stats["get"]["bytes"].as_u64().unwrap();
-    assert!(bytes(&second) * 10 < bytes(&first), "{second:#}");
+    check_second_mount(&url, &cache.path().join("kept"), &[], &set);
     let none = support::brfs::brfs(&["stats", cache.path().to_str().unwrap()]);
     assert_eq!(none.status.code(), Some(2));
+}
+
+/// An encrypted copy of a repository.
+fn sealed_copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap().is_dir() {
+            true => sealed_copy(&from, &to),
+            false => {
+                let content = fs::read(&from).unwrap();
+                fs::write(&to, seal::seal("chacha20-poly1305", KEY, &content)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_of_an_encrypted_repository_is_as_encrypted() {
+    if !can_mount() {
+        return;
+    }
+    let set = golden::set();
+    let private = TempDir::new("remote-sealed");
+    let sealed = private.path().join("sealed");
+    sealed_copy(&set.path("vhddir-brotli"), &sealed);
+    let json = br#"{"algorithm":"chacha20-poly1305"}"#;
+    fs::write(sealed.join("encryption.json"), json).unwrap();
+    let proof = seal::seal("chacha20-poly1305", KEY, br#"{"random":"x"}"#);
+    fs::write(sealed.join("metadata.json"), proof).unwrap();
+    let (_server, url) = serve(&sealed);
+    let cache = private.path().join("kept");
+    let key = private_file(&private, "key", KEY);
+    let key = ["--encryption-key-file", key.to_str().unwrap()];
+    check_second_mount(&url, &cache, &key, &set);
+
+    // Nothing of the clear files is in the directory: their beginnings are looked for, and names.
+    let mut kept = Vec::new();
+    for dir in [cache.join("brfs-blocks-1")]
+        .iter()
+        .flat_map(|d| fs::read_dir(d).unwrap())
+    {
+        for file in fs::read_dir(dir.unwrap().path()).unwrap().flatten() {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            kept.push(fs::read(file.path()).unwrap());
+        }
+    }
+    assert!(kept.len() > 20);
+    let mut secret: Vec<Vec<u8>> =
+        vec![b"web-01".to_vec(), b"vdis/".to_vec(), b"conectix".to_vec()];
+    let mut pending = vec![set.path("vhddir-brotli")];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => pending.push(entry.path()),
+                false => secret.push(
+                    fs::read(entry.path())
+                        .unwrap()
+                        .into_iter()
+                        .take(48)
+                        .collect(),
+                ),
+            }
+        }
+    }
+    secret.retain(|bytes| bytes.len() > 4);
+    let holds = |kept: &Vec<u8>, bytes: &[u8]| kept.windows(bytes.len()).any(|w| w == bytes);
+    // (Up to 16 KiB of each: the beginnings would be there.)
+    for kept in &mut kept {
+        kept.truncate(16 << 10);
+    }
+    for bytes in secret.iter().take(60) {
+        assert!(!kept.iter().any(|kept| holds(kept, bytes)), "{bytes:?}");
+    }
+
+    // The directory opens nothing: the key is asked for and proved as ever.
+    let at = private.path().join("mnt");
+    fs::create_dir(&at).unwrap();
+    let other = private_file(&private, "other", "abcdef0123456789abcdef0123456789");
+    let (at, cache) = (at.to_str().unwrap(), cache.to_str().unwrap());
+    for (flags, said) in [
+        (vec![], "is encrypted with"),
+        (
+            vec!["--encryption-key-file", other.to_str().unwrap()],
+            "not the key",
+        ),
+    ] {
+        let arguments = [&["mount", &url, at, "--cache-dir", cache], &flags[..]].concat();
+        let output = support::brfs::brfs(&arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(said), "{errors}");
+        assert_eq!(output.status.code(), Some(2));
+    }
 }

@@ -13,6 +13,8 @@ use brfs::store::{EntryKind, Store, StorePath, StoreStats};
 
 #[path = "support/s3_faults.rs"]
 mod s3_faults;
+#[path = "support/tls_server.rs"]
+mod tls_server;
 
 use s3_faults::{Bucket, Delivery, FaultServer, Reply, Seen};
 
@@ -877,30 +879,8 @@ fn archived_objects_are_named_with_their_class_and_not_tried_again() {
 // --- TLS ----------------------------------------------------------------------------------
 
 fn tls_server() -> FaultServer {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let certificate = include_bytes!("support/tls/server.pem");
-    let key = include_bytes!("support/tls/server.key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(certificate).unwrap()],
-            PrivateKeyDer::from_pem_slice(key).unwrap(),
-        )
-        .unwrap();
-    let config = Arc::new(config);
     let bucket = bucket();
-    FaultServer::start_over(
-        move |seen| bucket.answer(seen),
-        move |stream| {
-            let session =
-                rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
-            Ok(rustls::StreamOwned::new(session, stream))
-        },
-    )
+    tls_server::start(move |seen| bucket.answer(seen))
 }
 
 fn tls_config(server: &FaultServer) -> S3Config {

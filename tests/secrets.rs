@@ -1,4 +1,5 @@
-//! What is logged, at the most talkative level and by all libraries, holds no secret.
+//! What is logged, at the most talkative level and by all libraries, holds no secret; nor does the
+//! list of processes, while a command runs that was given one.
 #![cfg(feature = "s3")]
 
 use std::io::Write;
@@ -11,7 +12,7 @@ use brfs::store::StorePath;
 #[path = "support/s3_faults.rs"]
 mod s3_faults;
 
-use s3_faults::{Bucket, FaultServer};
+use s3_faults::{Bucket, Delivery, FaultServer, Reply};
 
 const SECRET: &str = "theSecretAccessKey";
 const TOKEN: &str = "theSessionToken";
@@ -90,5 +91,71 @@ fn logs_hold_no_secrets_at_any_level() {
     for secret in [SECRET, TOKEN, KEY] {
         let line = log.lines().find(|l| l.contains(secret));
         assert!(line.is_none(), "{secret} in {line:?}");
+    }
+}
+
+/// Ends the process, whatever the test comes to.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_process_list_holds_no_secrets_while_a_command_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mountpoint = dir.path().to_str().unwrap();
+    let server = FaultServer::start(|_| Reply::new(200, "").delivered(Delivery::Silence));
+    let address = server.address;
+    let sources = [
+        (
+            format!("s3+http://AKIAURL:{SECRET}@{address}/bucket/dir#us-east-1"),
+            format!("s3+http://{address}/bucket/dir"),
+        ),
+        (
+            format!("s3+http://{address}/bucket/dir?encryptionKey=%22{KEY}%22"),
+            format!("s3+http://{address}/bucket/dir"),
+        ),
+        (
+            format!("azurite+http://account:{SECRET}@{address}/container/dir"),
+            format!("azurite+http://{address}/container/dir"),
+        ),
+    ];
+    for (n, (url, shown)) in sources.iter().enumerate() {
+        for arguments in [
+            vec!["ls", url, "vm"],
+            vec!["-v", "info", "--", url, "vm"],
+            // (Its background process gives up soon after the test.)
+            vec!["mount", "--retry-budget=1", "-o", "ro", url, mountpoint],
+            vec!["mount", "--foreground", url, mountpoint],
+        ] {
+            let before = server.seen().len();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_brfs"));
+            command.args(&arguments).stderr(std::process::Stdio::null());
+            command.env("AWS_ACCESS_KEY_ID", "AKIAENV");
+            command.env("AWS_SECRET_ACCESS_KEY", "other");
+            let running = Running(command.spawn().unwrap());
+            // Once it asks its server, it is what it stays until it is answered: never.
+            while server.seen().len() == before {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let mut lines = Vec::new();
+            for process in std::fs::read_dir("/proc").unwrap().flatten() {
+                let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                lines.push(String::from_utf8_lossy(&line).into_owned());
+            }
+            let of_process = format!("/proc/{}/cmdline", running.0.id());
+            let own = String::from_utf8(std::fs::read(of_process).unwrap()).unwrap();
+            // It is called as it was, with the place's name where the URL was.
+            if !arguments.contains(&"--foreground") {
+                assert!(own.contains(shown.as_str()), "{n} {arguments:?}: {own}");
+            }
+            for line in lines.iter().filter(|l| l.contains("brfs")) {
+                assert!(!line.contains(SECRET) && !line.contains(KEY), "{line}");
+            }
+        }
     }
 }

@@ -199,7 +199,7 @@ fn vm_notes(catalogue: &Catalogue, vm: &NamedVm) -> Vec<String> {
     {
         notes.push("locked: Xen Orchestra is working on this VM, or was interrupted".to_owned());
     }
-    match CacheIndex::load(&**catalogue.store(), vm.vm.dir()) {
+    match CacheIndex::load(&**catalogue.store(), vm.vm.dir(), None) {
         Ok(None) => {}
         Ok(Some(index)) => notes.extend(stale_index(vm, &index)),
         Err(e) => notes.push(format!("cache.json.gz is ignored: {e}")),

@@ -95,7 +95,7 @@ fn print(out: &mut dyn Write, stats: &MountStats) -> Result<()> {
     if let Some(disk) = &storage.disk_cache {
         writeln!(
             out,
-            "blocks on disk: {} hits ({}), {} misses, {} written ({}), {} damaged, {} evicted, {} held",
+            "kept on disk: {} hits ({}), {} misses, {} written ({}), {} damaged, {} evicted, {} held",
             disk.hits,
             human_size(disk.hit_bytes),
             disk.misses,

@@ -121,11 +121,19 @@ impl Algorithm {
     /// padding shows only after decryption (there it is the most that it can be). A part too
     /// short to be one counts as empty; opening it fails.
     pub fn content_len(self, stored: u64) -> u64 {
-        let overhead = match self {
+        stored.saturating_sub(self.least_overhead())
+    }
+
+    /// The stored length that [`Self::content_len`] was told, unless that was too short for a part.
+    pub fn stored_len(self, content_len: u64) -> u64 {
+        content_len.saturating_add(self.least_overhead())
+    }
+
+    fn least_overhead(self) -> u64 {
+        match self {
             Algorithm::Aes256Cbc => CBC_BLOCK_LEN as u64 + 1,
             other => other.max_overhead(),
-        };
-        stored.saturating_sub(overhead)
+        }
     }
 }
 
@@ -321,6 +329,7 @@ mod tests {
                 let stored = sealed.len() as u64;
                 assert!(stored <= len as u64 + algorithm.max_overhead());
                 assert!(algorithm.content_len(stored) >= len as u64);
+                assert_eq!(algorithm.stored_len(algorithm.content_len(stored)), stored);
                 assert_eq!(open(&cipher, &sealed).unwrap(), content);
             }
         }

@@ -15,7 +15,7 @@ use super::open::{Found, Image, Registry};
 use super::vhd::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{EntryKind, Store, StorePath};
+use crate::store::{Entry, EntryKind, Meta, Store, StorePath};
 
 /// Longest chain that is followed. XO's longest are some hundreds; the limit bounds the work that
 /// hostile files can cause.
@@ -99,6 +99,8 @@ fn is_image(name: &str) -> bool {
 /// What linking needs to know of one directory of images.
 struct DirIndex {
     names: Vec<String>,
+    /// The states of files, where the listing tells them.
+    metas: HashMap<String, Meta>,
     by_uuid: Option<HashMap<Uuid, Vec<Found>>>,
 }
 
@@ -167,34 +169,45 @@ impl Linker<'_> {
         if self.dirs.contains_key(dir) {
             return;
         }
-        let names = match self.store.list(dir) {
-            Ok(entries) => entries
-                .into_iter()
-                .filter(|e| e.kind == EntryKind::File || e.name.ends_with(".vhd"))
-                .map(|e| e.name)
-                .collect(),
-            Err(e) => {
-                self.problems
-                    .push(format!("images beside it cannot be listed: {e}"));
-                Vec::new()
-            }
-        };
+        let entries = self.store.list(dir).unwrap_or_else(|e| {
+            self.problems
+                .push(format!("images beside it cannot be listed: {e}"));
+            Vec::new()
+        });
+        let known = |e: &Entry| Some((e.name.clone(), e.meta?));
+        let metas = entries.iter().filter_map(known).collect();
+        let names: Vec<String> = entries
+            .into_iter()
+            .filter(|e| e.kind == EntryKind::File || e.name.ends_with(".vhd"))
+            .map(|e| e.name)
+            .collect();
         let merges = merges_of(self.store.as_ref(), dir, &names, &mut self.problems);
         self.merges.extend(merges);
         self.dirs.insert(
             dir.clone(),
             DirIndex {
                 names,
+                metas,
                 by_uuid: None,
             },
         );
+    }
+
+    /// What the listing of its directory told of a file.
+    fn listed(&self, path: &StorePath) -> Option<&Meta> {
+        let index = self.dirs.get(&path.parent())?;
+        index.metas.get(path.file_name())
+    }
+
+    fn open_one(&self, path: &StorePath) -> Result<Found> {
+        self.registry.open(path, self.listed(path))
     }
 
     /// Opens an image. Where every request takes a round trip, the images that are next in the
     /// directory's order of dates are opened with it, all at once: as a rule they are its ancestors.
     fn open(&mut self, path: &StorePath) -> Result<Found> {
         if self.store.traits().cheap_ranges {
-            return self.registry.open(path);
+            return self.open_one(path);
         }
         if !self.opened.contains_key(path) {
             let dir = path.parent();
@@ -211,12 +224,12 @@ impl Linker<'_> {
             paths.retain(|p| !self.opened.contains_key(p));
             self.batch = (self.batch * 2).min(MAX_BATCH);
             let threads = self.store.traits().parallelism;
-            let found = parallel_map(&paths, threads, |path| self.registry.open(path));
+            let found = parallel_map(&paths, threads, |path| self.open_one(path));
             self.opened.extend(paths.into_iter().zip(found));
         }
         match self.opened.get(path) {
             Some(found) => found.clone(),
-            None => self.registry.open(path),
+            None => self.open_one(path),
         }
     }
 
@@ -235,7 +248,7 @@ impl Linker<'_> {
                 Some(uuid) => uuid == target.image.uuid(),
                 None => merge.in_cleanup && error.kind() == ErrorKind::NotFound,
             };
-            if let Ok(target) = self.registry.open(&merge.target)
+            if let Ok(target) = self.open_one(&merge.target)
                 && is_child(&target)
             {
                 let mut link = ChainLink::new(target);
@@ -334,7 +347,7 @@ impl Linker<'_> {
             .merges
             .iter()
             .filter(|m| m.children.last() == Some(&child.path));
-        let target = concerned.find_map(|m| self.registry.open(&m.target).ok())?;
+        let target = concerned.find_map(|m| self.open_one(&m.target).ok())?;
         if target.image.uuid() != child.image.uuid() || target.image.id == child.image.id {
             return None;
         }
@@ -350,7 +363,7 @@ impl Linker<'_> {
         self.learn_dir(dir);
         let (registry, store) = (self.registry, self.store);
         let index = self.dirs.get_mut(dir)?;
-        let names = &index.names;
+        let (names, metas) = (&index.names, &index.metas);
         let by_uuid = index.by_uuid.get_or_insert_with(|| {
             let images: Vec<StorePath> = names
                 .iter()
@@ -358,7 +371,9 @@ impl Linker<'_> {
                 .map(|name| dir.child(name))
                 .collect();
             let threads = store.traits().parallelism;
-            let found = parallel_map(&images, threads, |path| registry.open(path));
+            let found = parallel_map(&images, threads, |path| {
+                registry.open(path, metas.get(path.file_name()))
+            });
             let mut map: HashMap<Uuid, Vec<Found>> = HashMap::new();
             for found in found.into_iter().flatten() {
                 let same = map.entry(found.image.uuid()).or_default();

@@ -11,7 +11,7 @@ use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::MetaCache;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Store, StorePath, Version};
+use crate::store::{Meta, Store, StorePath, Version, read_kept_as};
 
 /// Longest alias file, as XO writes them.
 const MAX_ALIAS_BYTES: u64 = 1024;
@@ -195,10 +195,11 @@ impl Registry {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Opens the image at `path`, through an alias if it is one.
-    pub(super) fn open(&self, path: &StorePath) -> Result<Found> {
+    /// Opens the image at `path`, through an alias if it is one. `listed` is the state of the file
+    /// there, if a listing has just told it.
+    pub(super) fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Found> {
         let data_path = if path.file_name().ends_with(ALIAS_SUFFIX) {
-            self.resolve_alias(path)?
+            self.resolve_alias(path, listed)?
         } else {
             path.clone()
         };
@@ -209,10 +210,16 @@ impl Registry {
         })
     }
 
-    fn resolve_alias(&self, path: &StorePath) -> Result<StorePath> {
-        let (text, _) = self.store.read(path, MAX_ALIAS_BYTES)?;
+    fn resolve_alias(&self, path: &StorePath, listed: Option<&Meta>) -> Result<StorePath> {
+        let store = self.store.as_ref();
+        read_kept_as(store, path, MAX_ALIAS_BYTES, listed, |text, _| {
+            Self::target_of(path, &text)
+        })
+    }
+
+    fn target_of(path: &StorePath, text: &[u8]) -> Result<StorePath> {
         let corrupt = |what: &str| Error::corrupt(what).with_object(path);
-        let target = std::str::from_utf8(&text)
+        let target = std::str::from_utf8(text)
             .map_err(|_| corrupt("alias is not text"))?
             .trim_end_matches(['\n', '\r']);
         if target.is_empty() {

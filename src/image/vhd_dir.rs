@@ -3,6 +3,7 @@
 //! Source: XO's `VhdDirectory`. Compressed, encrypted or remote blocks are fetched whole and kept
 //! decoded; plain blocks on local storage are read in place, sector by sector.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -19,7 +20,7 @@ use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{Meta, Store, StorePath, StoredFile, Version};
+use crate::store::{EntryKind, Meta, Store, StorePath, StoredFile, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
 const PAGE_BITS: u64 = 65_536;
@@ -83,7 +84,25 @@ impl VhdDir {
         id: u64,
         meta: Arc<MetaCache>,
     ) -> Result<Opened<VhdDir>> {
-        let parts = read_parts(store.as_ref(), base);
+        let kept = read_kept_parts(store.as_ref(), base);
+        if let Some(parts) = kept {
+            match Self::open_parts(store, base, id, &meta, parts) {
+                // Perhaps a copy was damaged before it was kept.
+                Err(e) if e.kind() == ErrorKind::Corrupt => {}
+                other => return other,
+            }
+        }
+        let parts = read_parts(store.as_ref(), base, None);
+        Self::open_parts(store, base, id, &meta, parts)
+    }
+
+    fn open_parts(
+        store: &Arc<dyn Store>,
+        base: &StorePath,
+        id: u64,
+        meta: &Arc<MetaCache>,
+        parts: Parts,
+    ) -> Result<Opened<VhdDir>> {
         let newest_part = parts.newest().map(|newest| (newest, Instant::now()));
         let (filter, filter_version) = filter_of(parts.filter, base)?;
         let mut versions: Vec<Version> = filter_version.into_iter().collect();
@@ -129,7 +148,7 @@ impl VhdDir {
             store: Arc::clone(store),
             base: base.clone(),
             id,
-            meta,
+            meta: Arc::clone(meta),
             filter,
             whole,
             block_size: header.block_size,
@@ -460,7 +479,26 @@ impl Parts {
 /// Tables longer than this are not read before they are needed.
 const MAX_EAGER_BAT_BYTES: u64 = 256 << 10;
 
-fn read_parts(store: &dyn Store, base: &StorePath) -> Parts {
+/// What a listing of the directory tells of its parts.
+type ListedParts = HashMap<String, Option<Meta>>;
+
+/// The parts of which copies are kept, if there are any: then one listing tells whether they still
+/// hold. `None` where that leads nowhere.
+fn read_kept_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
+    if !store.is_kept(&base.child("footer")) {
+        return None;
+    }
+    let entries = match store.list(base) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(_) => return None,
+    };
+    let files = entries.into_iter().filter(|e| e.kind == EntryKind::File);
+    let listed = files.map(|e| (e.name, e.meta)).collect();
+    Some(read_parts(store, base, Some(&listed)))
+}
+
+fn read_parts(store: &dyn Store, base: &StorePath, listed: Option<&ListedParts>) -> Parts {
     // Compressed or not is only known afterwards; brotli's allowance covers all.
     let stored = |len: usize| Filter::Brotli.max_stored_len(len as u64);
     let mut wanted = vec![
@@ -473,7 +511,18 @@ fn read_parts(store: &dyn Store, base: &StorePath) -> Parts {
         wanted.push(("bat", MAX_EAGER_BAT_BYTES));
     }
     let threads = if remote { wanted.len() } else { 1 };
-    let read = |(name, max_len): &(&str, u64)| store.read(&base.child(name), *max_len);
+    let read = |(name, max_len): &(&str, u64)| {
+        let path = base.child(name);
+        let meta = match listed.map(|listed| listed.get(*name)) {
+            None => None,
+            Some(Some(meta)) => *meta,
+            Some(None) => {
+                let missing = Error::new(ErrorKind::NotFound, "is not there");
+                return Err(missing.with_object(&path));
+            }
+        };
+        store.read_kept(&path, *max_len, meta.as_ref())
+    };
     let mut read = parallel_map(&wanted, threads, read).into_iter();
     let mut next = || {
         let missing = || Err(Error::new(ErrorKind::Io, "was not read"));

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufReader, Read};
 
-use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -16,7 +15,7 @@ use super::json::Pruned;
 use super::layout::{self, CACHE_FILE};
 use super::metadata::{self, RestorePoint};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Meta, Store, StorePath};
+use crate::store::{Meta, Store, StorePath, read_kept_as};
 
 /// Largest file that is read, in bytes.
 pub const MAX_COMPRESSED_BYTES: u64 = 16 << 20;
@@ -51,16 +50,20 @@ pub struct Newest {
 }
 
 impl CacheIndex {
-    /// Reads the file of a VM; `None` when there is none.
+    /// Reads the file of a VM; `None` when there is none. `listed` is what the listing of the VM's
+    /// directory told of it, if that was asked for.
     ///
     /// # Errors
     /// `Corrupt` when it is too long, not gzip or not JSON; otherwise as the storage says.
-    pub fn load(store: &dyn Store, vm_dir: &StorePath) -> Result<Option<Self>> {
-        let Some((data, meta)) = read(store, vm_dir, MAX_COMPRESSED_BYTES)? else {
-            return Ok(None);
-        };
-        let points = parse(vm_dir, &data).map_err(|e| e.with_object(vm_dir.child(CACHE_FILE)))?;
-        Ok(Some(CacheIndex { meta, points }))
+    pub fn load(
+        store: &dyn Store,
+        vm_dir: &StorePath,
+        listed: Option<&Meta>,
+    ) -> Result<Option<Self>> {
+        read(store, vm_dir, MAX_COMPRESSED_BYTES, listed, |data, meta| {
+            let points = parse(vm_dir, data)?;
+            Ok(CacheIndex { meta, points })
+        })
     }
 
     /// The VM's name, as the newest restore point of the file that has one tells it, and the date
@@ -69,32 +72,16 @@ impl CacheIndex {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn newest(store: &dyn Store, vm_dir: &StorePath) -> Result<Option<Newest>> {
-        let Some((data, _)) = read(store, vm_dir, MAX_COMPRESSED_FOR_NAME_BYTES)? else {
-            return Ok(None);
-        };
-        let mut named: Option<(String, String)> = None;
-        let mut newest = String::new();
-        let note = |date: &str, point: RestorePoint| {
-            if date > newest.as_str() {
-                newest = date.to_owned();
-            }
-            let name = point.vm_name.filter(|n| !n.trim().is_empty());
-            if let Some(name) = name
-                && named
-                    .as_ref()
-                    .is_none_or(|(known, _)| known.as_str() < date)
-            {
-                named = Some((date.to_owned(), name));
-            }
-            Ok(())
-        };
-        for_each(vm_dir, &data, MAX_DECOMPRESSED_FOR_NAME_BYTES, note)
-            .map_err(|e| e.with_object(vm_dir.child(CACHE_FILE)))?;
-        Ok(named.map(|(_, vm_name)| Newest {
-            vm_name,
-            date: newest,
-        }))
+    pub fn newest(
+        store: &dyn Store,
+        vm_dir: &StorePath,
+        listed: Option<&Meta>,
+    ) -> Result<Option<Newest>> {
+        let max_len = MAX_COMPRESSED_FOR_NAME_BYTES;
+        let newest = read(store, vm_dir, max_len, listed, |data, _| {
+            newest_of(vm_dir, data)
+        });
+        Ok(newest?.flatten())
     }
 
     /// The entry of a point unless its `.json` was written after the index. Storage that tells no
@@ -105,8 +92,43 @@ impl CacheIndex {
     }
 }
 
-fn read(store: &dyn Store, vm_dir: &StorePath, max_len: u64) -> Result<Option<(Bytes, Meta)>> {
-    match store.read(&vm_dir.child(CACHE_FILE), max_len) {
+/// The name of the VM and its newest point, if the file has a name.
+fn newest_of(vm_dir: &StorePath, data: &[u8]) -> Result<Option<Newest>> {
+    let mut named: Option<(String, String)> = None;
+    let mut newest = String::new();
+    let note = |date: &str, point: RestorePoint| {
+        if date > newest.as_str() {
+            newest = date.to_owned();
+        }
+        let name = point.vm_name.filter(|n| !n.trim().is_empty());
+        if let Some(name) = name
+            && named
+                .as_ref()
+                .is_none_or(|(known, _)| known.as_str() < date)
+        {
+            named = Some((date.to_owned(), name));
+        }
+        Ok(())
+    };
+    for_each(vm_dir, data, MAX_DECOMPRESSED_FOR_NAME_BYTES, note)?;
+    Ok(named.map(|(_, vm_name)| Newest {
+        vm_name,
+        date: newest,
+    }))
+}
+
+fn read<T>(
+    store: &dyn Store,
+    vm_dir: &StorePath,
+    max_len: u64,
+    listed: Option<&Meta>,
+    parse: impl Fn(&[u8], Meta) -> Result<T>,
+) -> Result<Option<T>> {
+    let path = vm_dir.child(CACHE_FILE);
+    let read = read_kept_as(store, &path, max_len, listed, |data, meta| {
+        parse(&data, meta).map_err(|e| e.with_object(&path))
+    });
+    match read {
         Ok(read) => Ok(Some(read)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

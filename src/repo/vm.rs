@@ -7,7 +7,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::cache_index::CacheIndex;
-use super::layout::{self, MAX_METADATA_BYTES};
+use super::layout::{self, CACHE_FILE, MAX_METADATA_BYTES};
 use super::metadata::RestorePoint;
 use super::{json, naming};
 use crate::error::{ErrorKind, Result};
@@ -62,6 +62,8 @@ pub struct Listing {
     at: Instant,
     /// Oldest first.
     pub points: Vec<PointRef>,
+    /// Whether there is a `cache.json.gz`, and its state where the listing tells it.
+    index: Option<Option<Meta>>,
 }
 
 impl Listing {
@@ -147,6 +149,8 @@ impl Vm {
         }
         let at = Instant::now();
         let entries = self.shared.store.list(&self.dir)?;
+        let index = entries.iter().find(|e| e.name == CACHE_FILE);
+        let index = index.map(|e| e.meta);
         let mut points: Vec<PointRef> = entries
             .into_iter()
             .filter(|e| e.kind == EntryKind::File)
@@ -160,7 +164,7 @@ impl Vm {
         points.sort_by(|a, b| a.name.cmp(&b.name));
         points.dedup_by(|a, b| a.name == b.name);
         points.shrink_to_fit();
-        let listing = Arc::new(Listing { at, points });
+        let listing = Arc::new(Listing { at, points, index });
         let mut known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         // A slower listing that was begun earlier must not overwrite a newer one.
         if known.as_ref().is_none_or(|k| k.at <= at) {
@@ -230,9 +234,23 @@ impl Vm {
         if let Some(known) = self.shared.metadata.get(&key) {
             return Some(known);
         }
-        match self.shared.store.read(&key.0, MAX_METADATA_BYTES) {
-            Ok((data, meta)) => {
-                let point = RestorePoint::parse(&self.dir, &point.name, Some(meta), &data);
+        let read = |listed| {
+            let store = &self.shared.store;
+            let (data, meta) = store.read_kept(&key.0, MAX_METADATA_BYTES, listed)?;
+            let point = RestorePoint::parse(&self.dir, &point.name, Some(meta), &data);
+            Ok((point, meta))
+        };
+        let damaged = |read: &Result<(RestorePoint, Meta)>| match read {
+            Ok((point, _)) => point.unreadable,
+            Err(e) => e.kind() == ErrorKind::Corrupt,
+        };
+        let mut found = read(Some(&meta));
+        // As [`crate::store::read_kept_as`] does it.
+        if damaged(&found) && self.shared.store.is_kept(&key.0) {
+            found = read(None);
+        }
+        match found {
+            Ok((point, meta)) => {
                 let point = Arc::new(point);
                 let key = (key.0, meta.version);
                 self.shared.metadata.insert(key, point.clone());
@@ -263,13 +281,15 @@ impl Vm {
     pub fn points(&self) -> Result<Vec<Arc<RestorePoint>>> {
         let listing = self.listing()?;
         let traits = self.shared.store.traits();
-        let index = if traits.remote && listing.points.len() > 1 {
-            CacheIndex::load(&*self.shared.store, &self.dir).unwrap_or_else(|e| {
-                tracing::info!("{e}; reading the restore points one by one");
-                None
-            })
-        } else {
-            None
+        let index = match listing.index {
+            Some(listed) if traits.remote && listing.points.len() > 1 => {
+                let store = &*self.shared.store;
+                CacheIndex::load(store, &self.dir, listed.as_ref()).unwrap_or_else(|e| {
+                    tracing::info!("{e}; reading the restore points one by one");
+                    None
+                })
+            }
+            _ => None,
         };
         let points = parallel_map(&listing.points, traits.parallelism, |point| {
             let hint = || {
@@ -289,10 +309,10 @@ impl Vm {
         Ok(points.into_iter().flatten().collect())
     }
 
-    /// What `cache.json.gz` has: one request where the truth takes a listing and a file. Asked only
-    /// while nothing better is known, and then believed as long as a listing is, also when the VM
-    /// is listed meanwhile: a name must not change under somebody who is just entering the
-    /// directory.
+    /// What `cache.json.gz` has: one request where the truth takes a listing and a file. (Where the
+    /// store has kept a copy, that one request is the listing.) Asked only while nothing better is
+    /// known, and then believed as long as a listing is, also when the VM is listed meanwhile: a
+    /// name must not change under somebody who is just entering the directory.
     fn hint(&self) -> Option<Hint> {
         if !self.shared.store.traits().remote {
             return None;
@@ -307,7 +327,13 @@ impl Vm {
             return None;
         }
         let at = Instant::now();
-        match CacheIndex::newest(&*self.shared.store, &self.dir) {
+        let store = &*self.shared.store;
+        let listed = match store.is_kept(&self.dir.child(CACHE_FILE)) {
+            // Without it, or when listing fails, the truth is asked for.
+            true => self.listing().ok()?.index?,
+            false => None,
+        };
+        match CacheIndex::newest(store, &self.dir, listed.as_ref()) {
             Ok(newest) => {
                 let newest = newest?;
                 let text = json::cut(&newest.vm_name, 4 * naming::MAX_NAME_BYTES);

@@ -1,8 +1,12 @@
 //! A store whose pinned objects are kept on a local disk across mounts.
 //!
-//! Only what the caller pins is kept ([`Store::read_pinned`]): the caller knows what the content of
-//! an object depends on, an object's name alone does not tell. This stands right above the network
-//! and below decryption, so what is kept is what was stored: encrypted repositories stay encrypted.
+//! Blocks are kept under what the caller pins them by ([`Store::read_pinned`]): it knows what the
+//! content of a block depends on, an object's name alone does not tell. Of small files the latest
+//! state that was read is kept ([`Store::read_kept`]), and given only where a listing tells of that
+//! very state: ETag, length and time.
+//!
+//! This stands right above the network and below decryption, so what is kept is what was stored:
+//! encrypted repositories stay encrypted.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,8 +17,8 @@ use bytes::Bytes;
 
 use super::disk_cache::{DiskCache, EntryKey};
 use super::stats::{DiskCacheCounters, StoreStats};
-use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
-use crate::error::Result;
+use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
+use crate::error::{ErrorKind, Result};
 
 /// Where to keep blocks across mounts, and how many of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,13 @@ pub struct DiskCacheOptions {
     /// Most bytes it may hold.
     pub max_bytes: u64,
 }
+
+/// The state of a file that is not there: no listing tells of it. (Versions are hashes.)
+const NOT_THERE: Meta = Meta {
+    len_bytes: 0,
+    modified: None,
+    version: Version(0),
+};
 
 /// The decorator.
 pub struct CachedStore {
@@ -53,17 +64,24 @@ impl CachedStore {
         })
     }
 
-    fn key(&self, path: &StorePath, generation: u128) -> EntryKey {
+    /// The key of a block of one generation, or of the small file at `path`.
+    fn key(&self, path: &StorePath, generation: Option<u128>) -> EntryKey {
         let mut hash = Context::new(&SHA256);
         for part in [self.identity.as_str(), path.as_str()] {
             // Lengths, so that no two lists of parts are the same bytes.
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        hash.update(&generation.to_le_bytes());
+        if let Some(generation) = generation {
+            hash.update(&generation.to_le_bytes());
+        }
         let mut key = EntryKey::default();
         key.copy_from_slice(hash.finish().as_ref());
         key
+    }
+
+    fn counters(&self) -> &DiskCacheCounters {
+        self.stats.disk_cache.get_or_init(Default::default)
     }
 }
 
@@ -92,14 +110,41 @@ impl Store for CachedStore {
         max_len: u64,
         generation: u128,
     ) -> Result<(Bytes, Meta)> {
-        let counters = self.stats.disk_cache.get_or_init(Default::default);
-        let key = self.key(path, generation);
-        if let Some(kept) = self.cache.get(&key, max_len, counters) {
+        let key = self.key(path, Some(generation));
+        if let Some(kept) = self.cache.get(&key, max_len, None, self.counters()) {
             return Ok(kept);
         }
         let (content, meta) = self.inner.read_pinned(path, max_len, generation)?;
-        self.cache.put(&key, &content, &meta, counters);
+        self.cache.put(&key, &content, &meta, self.counters());
         Ok((content, meta))
+    }
+
+    fn read_kept(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        listed: Option<&Meta>,
+    ) -> Result<(Bytes, Meta)> {
+        let key = self.key(path, None);
+        if let Some(state) = listed.filter(|state| state.len_bytes <= max_len)
+            && let Some(kept) = self.cache.get(&key, max_len, Some(state), self.counters())
+        {
+            return Ok(kept);
+        }
+        let read = self.inner.read_kept(path, max_len, listed);
+        match &read {
+            Ok((content, meta)) => self.cache.put(&key, content, meta, self.counters()),
+            // That it is not there is worth knowing as well: see `is_kept`.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.cache.put(&key, &[], &NOT_THERE, self.counters());
+            }
+            Err(_) => {}
+        }
+        read
+    }
+
+    fn is_kept(&self, path: &StorePath) -> bool {
+        self.cache.has(&self.key(path, None))
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

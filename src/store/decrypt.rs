@@ -60,7 +60,7 @@ impl DecryptStore {
         Ok((content, Meta { len_bytes, ..meta }))
     }
 
-    fn clear_meta(&self, meta: Meta) -> Meta {
+    pub(super) fn clear_meta(&self, meta: Meta) -> Meta {
         Meta {
             len_bytes: self.cipher.algorithm().content_len(meta.len_bytes),
             ..meta
@@ -115,6 +115,29 @@ impl Store for DecryptStore {
         self.read_by(path, max_len, |max_len| {
             self.inner.read_pinned(path, max_len, generation)
         })
+    }
+
+    fn read_kept(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        listed: Option<&Meta>,
+    ) -> Result<(Bytes, Meta)> {
+        let sealed = |listed: &Meta| Meta {
+            len_bytes: match is_clear(path) {
+                true => listed.len_bytes,
+                false => self.cipher.algorithm().stored_len(listed.len_bytes),
+            },
+            ..*listed
+        };
+        let listed = listed.map(sealed);
+        self.read_by(path, max_len, |max_len| {
+            self.inner.read_kept(path, max_len, listed.as_ref())
+        })
+    }
+
+    fn is_kept(&self, path: &StorePath) -> bool {
+        self.inner.is_kept(path)
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

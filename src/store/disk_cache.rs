@@ -90,19 +90,39 @@ impl DiskCache {
         self.dir.join(&hex[..2]).join(&hex[2..])
     }
 
-    /// The entry, when it is there and sound.
+    /// Whether there is an entry, sound or not.
+    pub(super) fn has(&self, key: &EntryKey) -> bool {
+        self.path(key).exists()
+    }
+
+    /// The entry, when it is there and sound and, if that is asked for, of this state.
     pub(super) fn get(
         &self,
         key: &EntryKey,
         max_len: u64,
+        state: Option<&Meta>,
         counters: &DiskCacheCounters,
     ) -> Option<(Bytes, Meta)> {
         let path = self.path(key);
-        let Ok(file) = File::open(&path) else {
+        let missed = || {
             counters.misses.fetch_add(1, Relaxed);
-            return None;
+            None
         };
+        let Ok(file) = File::open(&path) else {
+            return missed();
+        };
+        // Of another length means of another state, and is no damage.
+        let len = file.metadata().map_or(0, |m| m.len());
+        let is_len = |state: &Meta| state.len_bytes.checked_add(HEADER_BYTES as u64) == Some(len);
+        if !state.is_none_or(is_len) {
+            return missed();
+        }
         let found = read_entry(&file, key, max_len);
+        if let (Some((_, found)), Some(state)) = (&found, state)
+            && found != state
+        {
+            return missed();
+        }
         if found.is_none() {
             counters.misses.fetch_add(1, Relaxed);
             counters.damaged.fetch_add(1, Relaxed);
@@ -312,16 +332,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let counters = DiskCacheCounters::default();
         let cache = DiskCache::open(&dir.path().join("new"), 1 << 20, &counters).unwrap();
-        assert!(cache.get(&key(1), 99, &counters).is_none());
+        assert!(cache.get(&key(1), 99, None, &counters).is_none());
         cache.put(&key(1), b"content", &meta(7, 5), &counters);
         let unknown = Meta {
             modified: None,
             ..meta(0, 0)
         };
         cache.put(&key(2), b"", &unknown, &counters);
-        let (content, found) = cache.get(&key(1), 99, &counters).unwrap();
+        let (content, found) = cache.get(&key(1), 99, None, &counters).unwrap();
         assert_eq!((&content[..], found), (&b"content"[..], meta(7, 5)));
-        assert_eq!(cache.get(&key(2), 99, &counters).unwrap().1, unknown);
+        assert_eq!(cache.get(&key(2), 99, None, &counters).unwrap().1, unknown);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let path = cache.path(&key(1));
         assert_eq!(mode(&path), 0o600);
@@ -330,7 +350,7 @@ mod tests {
         }
         // A second process finds the same.
         let other = DiskCache::open(&dir.path().join("new"), 1 << 20, &counters).unwrap();
-        assert!(other.get(&key(1), 99, &counters).is_some());
+        assert!(other.get(&key(1), 99, None, &counters).is_some());
     }
 
     #[test]
@@ -344,7 +364,10 @@ mod tests {
             let mut bytes = fs::read(&path).unwrap();
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
-            assert!(cache.get(&key(1), 99, &counters).is_none(), "byte {at}");
+            assert!(
+                cache.get(&key(1), 99, None, &counters).is_none(),
+                "byte {at}"
+            );
             assert!(!path.exists());
         }
         for len in [0, HEADER_BYTES - 1, HEADER_BYTES + 3] {
@@ -355,7 +378,10 @@ mod tests {
                 .unwrap()
                 .set_len(len as u64)
                 .unwrap();
-            assert!(cache.get(&key(1), 99, &counters).is_none(), "{len} bytes");
+            assert!(
+                cache.get(&key(1), 99, None, &counters).is_none(),
+                "{len} bytes"
+            );
         }
         // Another key's entry in its place.
         cache.put(&key(2), b"other", &meta(5, 5), &counters);
@@ -363,7 +389,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::rename(cache.path(&key(2)), &path).unwrap();
         });
-        assert!(cache.get(&key(1), 99, &counters).is_none());
+        assert!(cache.get(&key(1), 99, None, &counters).is_none());
         assert_eq!(counters.damaged.load(Relaxed), 11);
     }
 
@@ -382,7 +408,7 @@ mod tests {
             let age = Duration::from_secs(u64::from(number));
             let times = FileTimes::new().set_modified(old + age);
             file.unwrap().set_times(times).unwrap();
-            cache.get(&key(0), 1 << 20, &counters).unwrap();
+            cache.get(&key(0), 1 << 20, None, &counters).unwrap();
             let held: u64 = files_below(&cache.dir)
                 .map(|f| f.metadata().unwrap().len())
                 .sum();
@@ -391,6 +417,6 @@ mod tests {
         assert!(counters.evicted.load(Relaxed) > 100);
         // Too large to be worth it.
         caches[0].put(&key(250), &vec![1; 100 << 10], &meta(9, 9), &counters);
-        assert!(caches[0].get(&key(250), 1 << 20, &counters).is_none());
+        assert!(caches[0].get(&key(250), 1 << 20, None, &counters).is_none());
     }
 }

@@ -32,7 +32,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 /// An opaque mark of an object's content: equal marks mean that nothing has been written since.
 /// Local files: device, inode, size and mtime; object stores: the ETag (or a hash of it).
@@ -135,6 +135,29 @@ pub trait Store: Send + Sync + fmt::Debug {
         self.read(path, max_len)
     }
 
+    /// [`Store::read`] of a small file, of which a store may keep a copy. With `listed`, the state
+    /// that a listing has told of the file, it may give the copy of exactly that state instead of
+    /// asking: nothing but the listing vouches for it. See [`read_kept_as`].
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    fn read_kept(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        listed: Option<&Meta>,
+    ) -> Result<(Bytes, Meta)> {
+        let _ = listed;
+        self.read(path, max_len)
+    }
+
+    /// Whether it is known what the last [`Store::read_kept`] of the file brought, be it that there
+    /// is none: then a listing may save requests.
+    fn is_kept(&self, path: &StorePath) -> bool {
+        let _ = path;
+        false
+    }
+
     /// Opens a file for ranged reads.
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>>;
 
@@ -143,4 +166,28 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Where this is, for people: never with secrets.
     fn describe(&self) -> String;
+}
+
+/// [`Store::read_kept`], made sense of by `parse`. What is corrupt is fetched once more: a copy may
+/// have been damaged on its way, before it was kept.
+///
+/// # Errors
+/// As [`Store::read`] and `parse`.
+pub fn read_kept_as<T>(
+    store: &dyn Store,
+    path: &StorePath,
+    max_len: u64,
+    listed: Option<&Meta>,
+    parse: impl Fn(Bytes, Meta) -> Result<T>,
+) -> Result<T> {
+    let read = |listed| {
+        let (content, meta) = store.read_kept(path, max_len, listed)?;
+        parse(content, meta)
+    };
+    match read(listed) {
+        Err(e) if e.kind() == ErrorKind::Corrupt && listed.is_some() && store.is_kept(path) => {
+            read(None)
+        }
+        other => other,
+    }
 }

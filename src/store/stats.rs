@@ -199,13 +199,13 @@ pub struct StatsSnapshot {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskCacheSnapshot {
-    /// Blocks that were there.
+    /// Blocks and small files that were there, as they should be.
     pub hits: u64,
     /// Their bytes.
     pub hit_bytes: u64,
-    /// Blocks that were not.
+    /// Those that were not, or in another state.
     pub misses: u64,
-    /// Blocks that were kept.
+    /// What was kept anew.
     pub writes: u64,
     /// Their bytes.
     pub written_bytes: u64,

@@ -4,12 +4,14 @@
 //! and is there to be opened. A key that does not open it is refused at once: otherwise a wrong
 //! key would show up as thousands of "damaged" files.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::decrypt::DecryptStore;
-use super::{EntryKind, Store, StorePath};
+use super::{EntryKind, Meta, Store, StorePath, read_kept_as};
 use crate::codec::aead::{Algorithm, Cipher, Key};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -32,8 +34,9 @@ struct EncryptionJson {
 /// `WrongKey` when a key is needed and missing or not the right one; `Corrupt` or `Unsupported`
 /// when `encryption.json` cannot be made sense of; whatever kept the files from being read.
 pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn Store>> {
-    let Some(algorithm) = read_description(&*store)? else {
-        return without_description(store, key);
+    let root = Root::of(&*store)?;
+    let Some(algorithm) = read_description(&*store, &root)? else {
+        return without_description(store, &root, key);
     };
     if algorithm == Algorithm::None {
         if key.is_some() {
@@ -53,7 +56,7 @@ pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn
         )));
     };
     let opened = wrap(&store, algorithm, &key)?;
-    if opens_metadata(&opened)? == Proof::Failed {
+    if opens_metadata(&opened, &root)? == Proof::Failed {
         return Err(wrong_key(algorithm));
     }
     if algorithm == Algorithm::Aes256Cbc {
@@ -66,27 +69,70 @@ pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn
     Ok(Arc::new(opened))
 }
 
+/// What lies in the repository's root, where one listing costs less than asking for two files of
+/// which one or both may not be there, or of which a copy may be at hand.
+struct Root(Option<HashMap<String, Option<Meta>>>);
+
+impl Root {
+    fn of(store: &dyn Store) -> Result<Self> {
+        if !store.traits().remote {
+            return Ok(Root(None));
+        }
+        let entries = match store.list(&StorePath::root()) {
+            Ok(entries) => entries,
+            // An empty one is refused elsewhere, with a guess at what was meant.
+            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let files = entries.into_iter().filter(|e| e.kind == EntryKind::File);
+        Ok(Root(Some(files.map(|e| (e.name, e.meta)).collect())))
+    }
+
+    /// The state of a file as stored, where the listing tells it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there.
+    fn listed(&self, path: &StorePath) -> Result<Option<Meta>> {
+        let Some(files) = &self.0 else {
+            return Ok(None);
+        };
+        let listed = files.get(path.file_name()).copied();
+        listed.ok_or_else(|| Error::new(ErrorKind::NotFound, "is not there").with_object(path))
+    }
+}
+
 /// The algorithm that `encryption.json` names, `None` when there is no such file.
-fn read_description(store: &dyn Store) -> Result<Option<Algorithm>> {
+fn read_description(store: &dyn Store, root: &Root) -> Result<Option<Algorithm>> {
     let path = StorePath::new("encryption.json")?;
-    let (json, _) = match store.read(&path, MAX_DESCRIPTION_LEN) {
-        Ok(found) => found,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let description: EncryptionJson = serde_json::from_slice(&json).map_err(|e| {
-        Error::corrupt(format!("does not tell the encryption algorithm: {e}")).with_object(&path)
-    })?;
+    let read = root.listed(&path).and_then(|listed| {
+        let parse = |json, _| parse_description(&json).map_err(|e| e.with_object(&path));
+        read_kept_as(store, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
+    });
+    match read {
+        Ok(algorithm) => Ok(Some(algorithm)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn parse_description(json: &Bytes) -> Result<Algorithm> {
+    let description: EncryptionJson = serde_json::from_slice(json)
+        .map_err(|e| Error::corrupt(format!("does not tell the encryption algorithm: {e}")))?;
     Algorithm::parse(&description.algorithm)
-        .map(Some)
-        .map_err(|e| e.with_object(&path))
 }
 
 /// No `encryption.json`: old repositories and those in clear. If the file was merely lost,
 /// `metadata.json` gives that away.
-fn without_description(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn Store>> {
+fn without_description(
+    store: Arc<dyn Store>,
+    root: &Root,
+    key: Option<Key>,
+) -> Result<Arc<dyn Store>> {
     let path = StorePath::new("metadata.json")?;
-    let metadata = match store.read(&path, MAX_DESCRIPTION_LEN) {
+    let read = root
+        .listed(&path)
+        .and_then(|listed| store.read_kept(&path, MAX_DESCRIPTION_LEN, listed.as_ref()));
+    let metadata = match read {
         Ok((data, _)) => data,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(store),
         Err(e) => return Err(e),
@@ -104,7 +150,7 @@ fn without_description(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dy
         Algorithm::Aes256Cbc,
     ] {
         let opened = wrap(&store, algorithm, &key)?;
-        if opens_metadata(&opened)? == Proof::Given {
+        if opens_metadata(&opened, root)? == Proof::Given {
             tracing::warn!(
                 repository = store.describe(),
                 algorithm = algorithm.as_str(),
@@ -133,11 +179,18 @@ enum Proof {
 }
 
 /// Opens `metadata.json`, or, where XO has lost it (its issue #8081), a few backup metadata files.
-fn opens_metadata(opened: &DecryptStore) -> Result<Proof> {
+fn opens_metadata(opened: &DecryptStore, root: &Root) -> Result<Proof> {
     let path = StorePath::new("metadata.json")?;
-    match opened.read(&path, MAX_DESCRIPTION_LEN) {
-        Ok((json, _)) if is_json(&json) => return Ok(Proof::Given),
-        Ok(_) => return Ok(Proof::Failed),
+    let read = root.listed(&path).and_then(|listed| {
+        let listed = listed.map(|meta| opened.clear_meta(meta));
+        let parse = |json: Bytes, _| match is_json(&json) {
+            true => Ok(()),
+            false => Err(Error::corrupt("is not JSON")),
+        };
+        read_kept_as(opened, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
+    });
+    match read {
+        Ok(()) => return Ok(Proof::Given),
         Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(Proof::Failed),
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e),

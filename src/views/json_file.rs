@@ -62,7 +62,7 @@ impl File for JsonFile {
     fn open(&self) -> Result<Arc<dyn OpenFile>> {
         let store = self.vm.store();
         if self.meta.len_bytes <= MAX_METADATA_BYTES {
-            let (data, meta) = store.read(&self.path, MAX_METADATA_BYTES)?;
+            let (data, meta) = store.read_kept(&self.path, MAX_METADATA_BYTES, Some(&self.meta))?;
             if meta.version != self.meta.version {
                 return Err(self.changed());
             }

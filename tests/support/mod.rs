@@ -20,6 +20,7 @@
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
 //! | `memtree`, `mountpoint` | trees in memory and real mounts of them |
 //! | `brfs`, `extents` | nothing: the program itself, and where files have holes |
+//! | `far` | an object store's behaviour over a directory, and counts of requests |
 //! | `guest`, `md` | disks with a real file system on them, members of md arrays |
 
 // Each test binary and bench uses its own part of this tree.
@@ -34,6 +35,7 @@ pub mod clutter;
 pub mod damage;
 pub mod dates;
 pub mod extents;
+pub mod far;
 pub mod files;
 pub mod golden;
 pub mod guest;

@@ -121,3 +121,23 @@ impl Chain {
         chain
     }
 }
+
+/// Chains that XO could merge: whole blocks, one block size.
+pub fn mergeable(rng: &mut Rng, storage: Storage, layers: u64) -> Chain {
+    let shape = Shape {
+        layers: layers..=layers,
+        size_sectors: 2000..=4096,
+        resize: false,
+        block_sizes: vec![65_536],
+        storages: vec![storage],
+        partial_bitmaps: false,
+        odd_files: false,
+        writes_per_layer: 2..=6,
+        max_run_sectors: 400,
+    };
+    let mut chain = Chain::random(rng, &shape);
+    for layer in &mut chain.layers {
+        layer.garbage_after_end = false;
+    }
+    chain
+}

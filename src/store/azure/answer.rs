@@ -9,7 +9,9 @@ use aws_smithy_types::date_time::Format;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{ErrorKind, Result};
-use crate::store::remote::fault::{Fault, Next, element, parse_retry_after, throttle, transient};
+use crate::store::remote::fault::{
+    Fault, Next, element, parse_retry_after, proxy_refuses, throttle, transient,
+};
 use crate::store::remote::names::{Listed, Names};
 use crate::store::remote::object::meta;
 
@@ -202,6 +204,7 @@ fn by_code(operation: Operation, status: u16, code: &str, words: &str) -> Fault 
                 format!("access denied: the credentials need {right} ({words})"),
             )
         }
+        (_, 407) => proxy_refuses(words),
         ("", 404) => Fault::protocol(format!(
             "the answer does not come from Azure Blob storage: check the endpoint ({words})"
         )),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_smithy_types::date_time::{DateTime, Format};
 
+use super::hop::ProxyError;
 use super::http::Silence;
 use crate::error::{Error, ErrorKind};
 
@@ -73,6 +74,16 @@ impl Fault {
             return of_tls(tls);
         }
         let retry = |next, what| Self::new(next, ErrorKind::Transient, what);
+        if let Some(proxy) = find::<ProxyError>(error) {
+            let next = match proxy.hopeless {
+                true => Next::GiveUp,
+                false => Next::Reconnect,
+            };
+            return retry(
+                next,
+                format!("the server cannot be reached through {proxy}"),
+            );
+        }
         if find::<Silence>(error).is_some() {
             let what = format!("the server does not answer: {words}");
             return retry(Next::Retry, what).overloaded();
@@ -102,6 +113,15 @@ pub(crate) fn throttle(words: &str) -> Fault {
     let mut fault = Fault::new(Next::Retry, ErrorKind::Transient, what).overloaded();
     fault.throttled = true;
     fault
+}
+
+/// Of an `http://` server that was asked for through a proxy.
+pub(crate) fn proxy_refuses(words: &str) -> Fault {
+    let what = format!(
+        "the proxy of the environment asks for a name and password: \
+         HTTP_PROXY=http://NAME:PASSWORD@HOST:PORT ({words})"
+    );
+    Fault::new(Next::GiveUp, ErrorKind::Denied, what)
 }
 
 pub(crate) fn transient(words: &str) -> Fault {

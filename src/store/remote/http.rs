@@ -22,9 +22,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Sleep, sleep, timeout};
+
+use super::hop::{Hop, Route};
 
 /// How long one address of a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ tokio::task_local! {
     pub(crate) static IDLE_TIMEOUT: Duration;
 }
 
-type Pool = Client<HttpsConnector<TcpConnector>, SdkBody>;
+type Pool = Client<HttpsConnector<Hop>, SdkBody>;
 
 /// Hands requests of the SDK to hyper. Clones share the pool.
 #[derive(Clone)]
@@ -55,14 +56,24 @@ pub(crate) struct Http(Arc<Inner>);
 
 struct Inner {
     tls: rustls::ClientConfig,
+    route: Route,
     idle: Duration,
     pool: Mutex<(Pool, Option<Instant>)>,
 }
 
 impl Http {
     pub(crate) fn new(tls: rustls::ClientConfig, idle: Duration) -> Self {
-        let pool = Mutex::new((new_pool(&tls), None));
-        Http(Arc::new(Inner { tls, idle, pool }))
+        Self::over(Route::of_environment(), tls, idle)
+    }
+
+    pub(super) fn over(route: Route, tls: rustls::ClientConfig, idle: Duration) -> Self {
+        let pool = Mutex::new((new_pool(&route, &tls), None));
+        Http(Arc::new(Inner {
+            tls,
+            route,
+            idle,
+            pool,
+        }))
     }
 
     /// Leaves all idle connections and resolves the server's name anew: after a fault the next
@@ -71,7 +82,7 @@ impl Http {
     pub(crate) fn renew(&self) {
         let mut pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.1.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
-            *pool = (new_pool(&self.0.tls), Some(Instant::now()));
+            *pool = (new_pool(&self.0.route, &self.0.tls), Some(Instant::now()));
         }
     }
 
@@ -81,17 +92,18 @@ impl Http {
     }
 }
 
-fn new_pool(tls: &rustls::ClientConfig) -> Pool {
-    let mut tcp = TcpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
+fn new_pool(route: &Route, tls: &rustls::ClientConfig) -> Pool {
+    let hop = route.hop(|tcp| {
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_keepalive(Some(Duration::from_secs(30)));
+    });
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp);
+        .wrap_connector(hop);
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())
@@ -140,7 +152,11 @@ impl Http {
         limited: bool,
     ) -> Result<http::Response<SdkBody>, ConnectorError> {
         let idle = IDLE_TIMEOUT.try_with(|idle| *idle).unwrap_or(self.0.idle);
+        let for_proxy = self.0.route.authorization(request.uri());
         let headers = request.headers_mut();
+        if let Some(auth) = for_proxy {
+            headers.insert(http::header::PROXY_AUTHORIZATION, auth);
+        }
         for name in NEVER_SENT {
             headers.remove(name);
         }

@@ -3,6 +3,7 @@
 //! Nothing here knows a protocol: `s3` and `azure` make the requests and read the answers.
 
 pub(crate) mod fault;
+mod hop;
 pub(crate) mod http;
 pub(crate) mod limit;
 pub(crate) mod names;

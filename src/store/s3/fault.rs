@@ -228,6 +228,7 @@ fn by_status(operation: Operation, answer: &Answer<'_>) -> Fault {
         404 => Fault::protocol(format!(
             "the answer does not come from an S3 server: check the endpoint ({words})"
         )),
+        407 => proxy_refuses(&words),
         408 | 425 => transient(&words),
         429 | 503 | 509 => throttle(&words),
         500 | 502 | 504 | 520..=599 => transient(&words),

@@ -1,0 +1,194 @@
+//! The cache directory when things happen to the repository or to the directory itself: a merge from
+//! its begin to its end, mounts that share it, files that a crash or a disk has spoilt. Whatever
+//! happens, the bytes are right.
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use brfs::image::{Disk, DiskContext};
+use brfs::io::ReadAt;
+use brfs::store::StorePath;
+use support::chain::{Chain, Storage};
+use support::far::{cached, far, files_of};
+use support::merge::{Cleanup, Merge};
+use support::random_chain::mergeable;
+use support::rng::Rng;
+use support::vhd_dir::Filter;
+use tempfile::TempDir;
+
+fn path_of(dir: &Path, file: &Path) -> StorePath {
+    let inside = file.strip_prefix(dir).unwrap();
+    StorePath::new(inside.to_str().unwrap()).unwrap()
+}
+
+fn whole(disk: &Disk) -> Vec<u8> {
+    let mut bytes = vec![0; disk.len_bytes() as usize];
+    disk.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Reads the points `from..` whole, as a new mount with this cache directory; gives how many blocks
+/// it fetched.
+fn check(
+    dir: &Path,
+    cache: &Path,
+    chain: &Chain,
+    heads: &[PathBuf],
+    from: usize,
+    what: &str,
+) -> usize {
+    let store = far(dir, 0);
+    let (cached, _) = cached(store.clone(), cache, 1 << 30);
+    let context = DiskContext::new(cached, 64 << 20);
+    for (layer, head) in heads.iter().enumerate().skip(from) {
+        let disk = context.open_disk(&path_of(dir, head), None);
+        let disk = disk.unwrap_or_else(|e| panic!("{what}, layer {layer}: {e}"));
+        let expected = chain.read(layer, 0, disk.len_bytes() as usize);
+        assert!(whole(&disk) == expected, "{what}, layer {layer}");
+    }
+    store.count("read", "/blocks/")
+}
+
+#[test]
+fn mounts_before_during_and_after_a_merge_share_a_cache_directory() {
+    let last = [
+        Cleanup::MiddleRemoved,
+        Cleanup::AliasRewritten,
+        Cleanup::OldDataRemoved,
+        Cleanup::Finished,
+    ];
+    for (n, last) in last.into_iter().enumerate() {
+        let filter = [Filter::Absent, Filter::Brotli][n % 2];
+        // Neighbours, with a grandparent below, and three at once.
+        for (parent, child) in [(0, 1), (1, 2), (0, 2)] {
+            let rng = &mut Rng::new(parent as u64 * 10 + child as u64);
+            let chain = mergeable(rng, Storage::Dir(filter), 4);
+            let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            let written = chain.write(dir.path());
+            let heads: Vec<_> = written.layers.iter().map(|l| l.head.clone()).collect();
+            let look = |from, what: &str| {
+                let what = format!("{filter:?} {parent}->{child} {what}");
+                check(dir.path(), cache.path(), &chain, &heads, from, &what)
+            };
+            // Everything is kept, also what the merge is going to overwrite.
+            assert!(look(0, "before") > 0);
+            assert_eq!(look(0, "again"), 0);
+            let merge = Merge::new(&chain, &written, parent, child);
+            for count in 0..=merge.blocks().len() {
+                merge.interrupt_after_blocks(count);
+                look(child, &format!("{count} blocks"));
+            }
+            for stage in [Cleanup::UuidWritten, last] {
+                merge.interrupt_in_cleanup(stage);
+                look(child, &format!("{stage:?}"));
+            }
+            if last == Cleanup::Finished {
+                assert_eq!(look(child, "again"), 0);
+            }
+        }
+    }
+}
+
+/// A chain, its heads, and where it lies.
+fn repository() -> (TempDir, Chain, Vec<PathBuf>) {
+    let chain = mergeable(&mut Rng::new(5), Storage::Dir(Filter::Gzip), 3);
+    let dir = TempDir::new().unwrap();
+    let written = chain.write(dir.path());
+    let heads = written.layers.iter().map(|l| l.head.clone()).collect();
+    (dir, chain, heads)
+}
+
+#[test]
+fn spoilt_files_are_fetched_anew() {
+    let (dir, chain, heads) = repository();
+    let cache = TempDir::new().unwrap();
+    let look = |what: &str| check(dir.path(), cache.path(), &chain, &heads, 0, what);
+    look("first");
+    assert_eq!(look("second"), 0);
+    let truncate = |file: &Path, len: u64| {
+        File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_len(len)
+            .unwrap();
+    };
+    type Spoil<'a> = &'a dyn Fn(usize, &Path, u64);
+    let spoils: [(&str, Spoil); 5] = [
+        ("cut short", &|n, file, len| {
+            truncate(file, len * (n as u64 % 10) / 10)
+        }),
+        ("zeros at the end, as after a crash", &|_, file, len| {
+            truncate(file, len / 2);
+            truncate(file, len);
+        }),
+        ("longer", &|_, file, len| truncate(file, len + 4096)),
+        ("a bit flipped", &|n, file, len| {
+            let mut bytes = fs::read(file).unwrap();
+            bytes[n * 7919 % len as usize] ^= 0x40;
+            fs::write(file, bytes).unwrap();
+        }),
+        ("a directory in its place", &|_, file, _| {
+            fs::remove_file(file).unwrap();
+            fs::create_dir(file).unwrap();
+        }),
+    ];
+    for (what, spoil) in spoils {
+        for (n, file) in files_of(cache.path()).iter().enumerate() {
+            spoil(n, file, fs::metadata(file).unwrap().len());
+        }
+        // What a process that was killed leaves.
+        let format_dir = fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap();
+        fs::write(format_dir.path().join(format!("tmp-1-{what}")), b"torn").unwrap();
+        assert!(look(what) > 0, "{what}");
+        look(&format!("after: {what}"));
+    }
+}
+
+#[test]
+fn entries_that_changed_places_are_not_believed() {
+    let (dir, chain, heads) = repository();
+    let cache = TempDir::new().unwrap();
+    let look = |what: &str| check(dir.path(), cache.path(), &chain, &heads, 0, what);
+    look("first");
+    let files = files_of(cache.path());
+    let contents: Vec<Vec<u8>> = files.iter().map(|f| fs::read(f).unwrap()).collect();
+    for (n, file) in files.iter().enumerate() {
+        fs::write(file, &contents[(n + 1) % contents.len()]).unwrap();
+    }
+    assert!(look("rotated") > 0);
+}
+
+/// Mounts that share a directory too small for what they read: entries come, are read and go under
+/// each other's hands.
+#[test]
+fn many_mounts_share_a_cache_directory_that_is_too_small() {
+    let (dir, chain, heads) = repository();
+    let cache = TempDir::new().unwrap();
+    let expected: Vec<_> = (0..heads.len())
+        .map(|layer| chain.read(layer, 0, chain.size_bytes(layer) as usize))
+        .collect();
+    let max_bytes = 400 << 10;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    let (cached, stats) = cached(far(dir.path(), 0), cache.path(), max_bytes);
+                    let context = DiskContext::new(cached, 64 << 20);
+                    for (head, expected) in heads.iter().zip(&expected) {
+                        let disk = context.open_disk(&path_of(dir.path(), head), None);
+                        assert!(whole(&disk.unwrap()) == *expected);
+                    }
+                    assert_eq!(stats.snapshot().disk_cache.unwrap().damaged, 0);
+                }
+            });
+        }
+    });
+    let held: u64 = files_of(cache.path())
+        .iter()
+        .map(|f| fs::metadata(f).unwrap().len())
+        .sum();
+    assert!(held <= max_bytes + max_bytes / 5, "{held}");
+}

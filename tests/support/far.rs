@@ -1,0 +1,178 @@
+//! A local directory as an object store far away, with an account of what is asked of it; and a small
+//! backup to put there.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use brfs::error::Result;
+use brfs::image::{Disk, DiskGuard};
+use brfs::io::ReadAt;
+use brfs::store::{
+    CachedStore, DiskCacheOptions, Entry, EntryKind, LocalStore, Meta, Store, StorePath,
+    StoreStats, StoreTraits, StoredFile,
+};
+use bytes::Bytes;
+
+use super::chain::{Chain, Storage};
+use super::rng::Rng;
+use super::sparse::Fill;
+use super::vhd_dir::Filter;
+
+/// A local store that behaves like an object store far away, and keeps account of what depends on
+/// what: a request's depth is one more than that of the deepest that had ended when it began.
+#[derive(Debug)]
+pub struct FarStore {
+    inner: LocalStore,
+    delay: Duration,
+    ended_depth: Mutex<usize>,
+    pub requests: AtomicU64,
+    now: AtomicUsize,
+    pub most: AtomicUsize,
+    /// What was asked, as `head x`, `read x`.
+    asked: Mutex<Vec<String>>,
+}
+
+impl FarStore {
+    fn request<T>(&self, kind: &str, path: &StorePath, work: impl FnOnce() -> T) -> T {
+        self.asked.lock().unwrap().push(format!("{kind} {path}"));
+        let depth = *self.ended_depth.lock().unwrap() + 1;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        std::thread::sleep(self.delay);
+        let done = work();
+        self.now.fetch_sub(1, Ordering::Relaxed);
+        let mut ended = self.ended_depth.lock().unwrap();
+        *ended = (*ended).max(depth);
+        done
+    }
+
+    /// How many requests there were of this kind for paths that hold this text.
+    pub fn count(&self, kind: &str, text: &str) -> usize {
+        let asked = self.asked.lock().unwrap();
+        let is = |asked: &&String| asked.starts_with(kind) && asked.contains(text);
+        asked.iter().filter(is).count()
+    }
+
+    pub fn depth(&self) -> usize {
+        *self.ended_depth.lock().unwrap()
+    }
+}
+
+impl Store for FarStore {
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        self.request("list", dir, || {
+            let mut entries = self.inner.list(dir)?;
+            // As object stores do, at no extra cost.
+            for entry in entries.iter_mut().filter(|e| e.kind == EntryKind::File) {
+                entry.meta = self.inner.head(&dir.child(&entry.name)).ok();
+            }
+            Ok(entries)
+        })
+    }
+    fn head(&self, path: &StorePath) -> Result<Meta> {
+        self.request("head", path, || self.inner.head(path))
+    }
+    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+        self.request("read", path, || self.inner.read(path, max_len))
+    }
+    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+        self.request("open", path, || self.inner.open(path))
+    }
+    fn traits(&self) -> StoreTraits {
+        StoreTraits {
+            cheap_ranges: false,
+            remote: true,
+            parallelism: 64,
+        }
+    }
+    fn describe(&self) -> String {
+        "far".into()
+    }
+}
+
+/// `root`, with this delay for each request.
+pub fn far(root: &Path, delay_ms: u64) -> Arc<FarStore> {
+    Arc::new(FarStore {
+        inner: LocalStore::open(root).unwrap(),
+        delay: Duration::from_millis(delay_ms),
+        ended_depth: Mutex::new(0),
+        requests: AtomicU64::new(0),
+        now: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+        asked: Mutex::default(),
+    })
+}
+
+/// The store as a mount with this cache directory sees it.
+pub fn cached(
+    store: Arc<FarStore>,
+    dir: &Path,
+    max_bytes: u64,
+) -> (Arc<CachedStore>, Arc<StoreStats>) {
+    let stats = Arc::new(StoreStats::default());
+    let options = DiskCacheOptions {
+        dir: dir.to_owned(),
+        max_bytes,
+    };
+    let store = CachedStore::new(store, &options, stats.clone()).unwrap();
+    (Arc::new(store), stats)
+}
+
+/// A chain of two, 16 blocks of 64 KiB in all of which the youngest image owns 10, and the restore
+/// point's metadata; everything three days old.
+pub fn old_backup(dir: &Path) -> (Chain, StorePath, Option<DiskGuard>) {
+    let rng = &mut Rng::new(7);
+    let mut chain = Chain::new();
+    for (n, sectors) in [16 * 128, 10 * 128].into_iter().enumerate() {
+        chain
+            .push(rng, 1 << 20)
+            .storage(Storage::Dir(Filter::Brotli))
+            .block_size(65_536)
+            .write(0, sectors, Fill::Random(n as u64));
+    }
+    let written = chain.write(dir);
+    std::fs::write(dir.join("point.json"), b"{}").unwrap();
+    let then = SystemTime::now() - Duration::from_secs(3 * 86_400);
+    for file in files_of(dir) {
+        set_modified(&file, then);
+    }
+    let name = written.youngest().file_name().unwrap().to_str().unwrap();
+    let guard = DiskGuard {
+        path: StorePath::new("point.json").unwrap(),
+    };
+    (chain, StorePath::new(name).unwrap(), Some(guard))
+}
+
+pub fn files_of(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files.extend(files_of(&entry.path())),
+            false => files.push(entry.path()),
+        }
+    }
+    files
+}
+
+pub fn set_modified(file: &Path, time: SystemTime) {
+    let opened = std::fs::File::options().write(true).open(file).unwrap();
+    opened.set_modified(time).unwrap();
+}
+
+pub fn read_whole(disk: &Disk) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; disk.len_bytes() as usize];
+    for (n, piece) in bytes.chunks_mut(65_536).enumerate() {
+        disk.read_exact_at(piece, n as u64 * 65_536)?;
+    }
+    Ok(bytes)
+}
+
+/// The object of a block of the youngest image.
+pub fn youngest_block(dir: &Path, youngest: &StorePath, block: u64) -> PathBuf {
+    let alias = std::fs::read_to_string(dir.join(youngest.as_str())).unwrap();
+    let base = dir.join(alias.trim());
+    base.join(format!("blocks/0/{block}"))
+}

@@ -1,0 +1,29 @@
+//! The misbehaving server behind TLS, with a certificate of an authority of our own.
+
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::s3_faults::{FaultServer, Reply, Seen};
+
+pub fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> FaultServer {
+    let certificate = include_bytes!("tls/server.pem");
+    let key = include_bytes!("tls/server.key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(certificate).unwrap()],
+            PrivateKeyDer::from_pem_slice(key).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    FaultServer::start_over(script, move |stream| {
+        let session =
+            rustls::ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+        Ok(rustls::StreamOwned::new(session, stream))
+    })
+}
