@@ -5,7 +5,7 @@ mod support;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -454,6 +454,123 @@ fn large_directories_list_completely_and_can_be_sought_in() {
     assert_eq!(page(&mut buf, 1)[0].0, "entry-090000");
     rustix::fs::seek(&fd, SeekFrom::Start(0)).unwrap();
     assert_eq!(page(&mut buf, 500), first);
+}
+
+/// A directory of files that come with their attributes.
+fn with_attributes(count: u64) -> MemDir {
+    let mut dir = MemDir::default();
+    let file = MemFile {
+        constant: true,
+        ..MemFile::new(0)
+    };
+    for size in 0..count {
+        let file = MemFile {
+            size,
+            ..file.clone()
+        };
+        dir.files
+            .insert(format!("file-{size:05}").into(), Some(file));
+    }
+    dir
+}
+
+#[test]
+fn attributes_that_come_with_a_listing_are_not_asked_for() {
+    if !can_mount() {
+        return;
+    }
+    let mut dir = with_attributes(3000);
+    dir.files.insert("damaged".into(), None);
+    let lookups = dir.lookups.clone();
+    let mounted = mount(dir.node());
+    let mut sizes = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(mounted.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert!(entry.file_type().unwrap().is_file());
+        let name = entry.file_name().into_string().unwrap();
+        match entry.metadata() {
+            Ok(found) => assert_eq!(found.ino(), entry.ino(), "{name}"),
+            Err(error) => assert_eq!(
+                (name.as_str(), errno(&error)),
+                ("damaged", rustix::io::Errno::IO.raw_os_error())
+            ),
+        }
+        if let Ok(found) = entry.metadata() {
+            assert_eq!(found.permissions().mode() & 0o777, 0o444);
+            sizes.insert(name, found.len());
+        }
+    }
+    let expected = (0..3000).map(|size| (format!("file-{size:05}"), size));
+    assert_eq!(sizes, expected.collect());
+    // The damaged one each time, and those of an answer before the kernel knew that they are wanted.
+    let asked = lookups.load(Ordering::Relaxed);
+    assert!(asked < 1500, "{asked} look-ups");
+}
+
+#[test]
+fn nodes_that_came_with_a_listing_are_forgotten_when_the_kernel_forgets_them() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = with_attributes(2000);
+    let alive = dir.files.values().flatten().next().unwrap().alive.clone();
+    let before = Arc::strong_count(&alive);
+    let mounted = mount(dir.node());
+    let at = mounted.path();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for entry in std::fs::read_dir(&at).unwrap() {
+                    entry.unwrap().metadata().unwrap();
+                }
+            });
+        }
+    });
+    assert!(Arc::strong_count(&alive) >= before + 1000);
+    // Forgetting is the kernel's own affair: it may take a few rounds.
+    let until = Instant::now() + Duration::from_secs(60);
+    while Arc::strong_count(&alive) > before && Instant::now() < until {
+        std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(Arc::strong_count(&alive), before);
+    assert_eq!(std::fs::read_dir(&at).unwrap().count(), 2000);
+}
+
+#[test]
+fn listing_asks_for_no_nodes_where_those_cost_more_and_leaves_what_is_open_alone() {
+    if !can_mount() {
+        return;
+    }
+    let mut dir = MemDir::default();
+    let lookups = dir.lookups.clone();
+    let file = MemFile::new(300_000);
+    let attributes = file.attr_calls.clone();
+    for index in 0..500 {
+        dir.entries
+            .insert(format!("entry-{index}").into(), file.clone().node());
+    }
+    let mounted = mount(Node::Dir(Arc::new(
+        MemDir::default().with("dir", dir.node()),
+    )));
+    let at = mounted.path().join("dir");
+    assert_eq!(std::fs::read_dir(&at).unwrap().count(), 500);
+    assert_eq!(lookups.load(Ordering::Relaxed), 0);
+    assert_eq!(attributes.load(Ordering::Relaxed), 0);
+    // What was listed only is looked up when it is used.
+    let open = File::open(at.join("entry-7")).unwrap();
+    assert_eq!(open.metadata().unwrap().len(), 300_000);
+    let mut head = vec![0; 1000];
+    open.read_exact_at(&mut head, 0).unwrap();
+    // Listed again while it is open, it stays as it was.
+    for _ in 0..3 {
+        assert_eq!(std::fs::read_dir(&at).unwrap().count(), 500);
+        let mut tail = vec![0; 1000];
+        open.read_exact_at(&mut tail, 299_000).unwrap();
+        assert_eq!(tail, pattern(299_000, 1000));
+        assert_eq!(open.metadata().unwrap().len(), 300_000);
+    }
+    assert_eq!(stat(&at.join("entry-8")).len(), 300_000);
 }
 
 #[test]

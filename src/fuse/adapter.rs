@@ -21,8 +21,8 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, Errno, FileHandle as Fh, Filesystem, FopenFlags, INodeNo, KernelConfig,
     LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::answers::{Shared, reply_xattr};
@@ -305,6 +305,24 @@ impl Filesystem for Adapter {
         guarded(|| quick = dir.is_quick());
         self.answer(quick, move |shared| {
             shared.readdir(ino.0, &dir, offset, reply);
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: Fh,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let Some(dir) = self.shared.dirs.get(fh.0) else {
+            return reply.error(Errno::EBADF);
+        };
+        let mut quick = false;
+        guarded(|| quick = dir.is_quick());
+        self.answer(quick, move |shared| {
+            shared.readdirplus(ino.0, &dir, offset, reply);
         });
     }
 

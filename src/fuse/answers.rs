@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyXattr,
+    Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEntry, ReplyXattr,
 };
 
 use super::attrs::{Ownership, file_type};
@@ -14,7 +15,7 @@ use super::handles::{DirHandle, FileHandle, Handles};
 use super::inodes::Inodes;
 use crate::error::Error;
 use crate::io::Chunk;
-use crate::tree::{Directory, Node, NodeKind};
+use crate::tree::{Attr, DirEntry, Directory, Node, NodeKind};
 
 /// For attributes that are good for this one answer only.
 const ONCE: Duration = Duration::ZERO;
@@ -102,7 +103,8 @@ impl Shared {
         match attr {
             Ok(attr) => {
                 let ttl = ttl_of(&node);
-                let ino = self.inodes.remember(parent, name, node);
+                let told = (!node.base().is_constant()).then_some(&attr);
+                let ino = self.inodes.remember(parent, name, node, told);
                 let attr = self.ownership.file_attr(ino, &attr);
                 let attr_ttl = if exact { ttl } else { ONCE };
                 reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
@@ -160,6 +162,71 @@ impl Shared {
         });
     }
 
+    /// A listing with attributes, which saves the kernel a look-up for each entry. Every entry that fits
+    /// counts as one.
+    ///
+    /// Where nodes cost more than names (see [`Directory::nodes`]), and where one cannot be had, an entry
+    /// is told with what the kernel knows already, or with nothing but its type, and for no time at all.
+    /// (The protocol has entries without a node for this; `fuser` cannot send them.) What it knows
+    /// already must be told again: the kernel would take another size for a change of the file.
+    pub(super) fn readdirplus(
+        &self,
+        ino: u64,
+        dir: &DirHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let now = SystemTime::UNIX_EPOCH;
+        let dots = [(ino, "."), (self.inodes.parent(ino), "..")];
+        for (position, (number, name)) in dots.into_iter().enumerate() {
+            let after = position as u64 + 1;
+            if offset < after {
+                // The kernel takes only the number and the type of these.
+                let attr = self.ownership.file_attr(number, &Attr::dir(now));
+                let full = reply.add(INodeNo(number), after, name, &ONCE, &attr, Generation(0));
+                debug_assert!(!full, "the kernel's buffer holds more than two entries");
+            }
+        }
+        let listed = dir.entries_with_nodes(offset, |entry, node, after| {
+            let (number, attr, ttl) = self.plus_entry(ino, entry, node);
+            let attr = self.ownership.file_attr(number, &attr);
+            let place = INodeNo(number);
+            let full = reply.add(place, after, &entry.name, &ttl, &attr, Generation(0));
+            if full {
+                self.inodes.forget(number, 1);
+            }
+            full
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.fail(ino, "list", Doing::Finding, &error)),
+        }
+    }
+
+    /// Adds a reference to an entry; its number, what to tell of it, and for how long.
+    fn plus_entry(
+        &self,
+        parent: u64,
+        entry: &DirEntry,
+        node: Option<&Node>,
+    ) -> (u64, Attr, Duration) {
+        // Attributes that can change may cost something to find out.
+        let known = node
+            .filter(|node| node.base().is_constant())
+            .and_then(|node| Some((node, node.base().attr().ok()?)));
+        if let Some((node, attr)) = known {
+            let number = self
+                .inodes
+                .remember(parent, &entry.name, node.clone(), None);
+            return (number, attr, TTL_CONSTANT);
+        }
+        let (number, told) = self
+            .inodes
+            .remember_listed(parent, &entry.name, entry.identity);
+        let attr = told.map_or_else(|| unknown(entry.kind), |told| *told);
+        (number, attr, ONCE)
+    }
+
     pub(super) fn readdir(
         &self,
         ino: u64,
@@ -185,6 +252,16 @@ impl Shared {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.fail(ino, "list", Doing::Finding, &error)),
         }
+    }
+}
+
+/// What is told of an entry of which only the listing is known. The kernel may not use it: it looks the
+/// entry up again before it does anything with it, and gets the truth or the error.
+fn unknown(kind: NodeKind) -> Attr {
+    Attr {
+        kind,
+        permissions: 0,
+        ..Attr::file(0, 0, SystemTime::UNIX_EPOCH)
     }
 }
 

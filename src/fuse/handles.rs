@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Chunk, ExtentKind};
-use crate::tree::{DirEntry, DirStream, Directory, File, OpenFile};
+use crate::tree::{DirEntry, DirStream, Directory, File, Node, OpenFile};
 
 /// Handles by number. Numbers are never used twice.
 pub(super) struct Handles<T> {
@@ -142,10 +142,20 @@ pub(super) struct DirHandle {
 /// Positions `.` and `..` take before the entries.
 pub(super) const DOTS: u64 = 2;
 
+/// Nodes are asked for so many entries at once; an answer of 4 KiB holds some twenty.
+const NODES_AT_ONCE: usize = 24;
+
+/// An entry, and its node when that was asked for and could be had.
+struct Listed {
+    entry: DirEntry,
+    node: Option<Node>,
+    has_asked: bool,
+}
+
 struct Paging {
     stream: Box<dyn DirStream>,
     /// Entries `window_start..` of the listing that were taken from the stream.
-    window: VecDeque<DirEntry>,
+    window: VecDeque<Listed>,
     window_start: u64,
     ended: bool,
     failed: Option<Error>,
@@ -175,7 +185,11 @@ impl Paging {
         }
         match self.stream.next_entry() {
             Ok(Some(entry)) => {
-                self.window.push_back(entry);
+                self.window.push_back(Listed {
+                    entry,
+                    node: None,
+                    has_asked: false,
+                });
                 Ok(true)
             }
             Ok(None) => {
@@ -186,6 +200,24 @@ impl Paging {
                 self.failed = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// Sees to it that the nodes of the entries in the window from `first` on have been asked for, at
+    /// least that of the first one. Errors of the stream are met again by whoever goes on.
+    fn ask(&mut self, dir: &dyn Directory, first: usize) {
+        if self.window.get(first).is_none_or(|listed| listed.has_asked) {
+            return;
+        }
+        while self.window.len() < first + NODES_AT_ONCE && matches!(self.pull(), Ok(true)) {}
+        let asked = self.window.range_mut(first..).take(NODES_AT_ONCE);
+        let mut asked: Vec<&mut Listed> = asked.filter(|listed| !listed.has_asked).collect();
+        let entries: Vec<DirEntry> = asked.iter().map(|listed| listed.entry.clone()).collect();
+        let nodes = dir.nodes(&entries).unwrap_or_default();
+        let mut nodes = nodes.into_iter();
+        for listed in &mut asked {
+            listed.has_asked = true;
+            listed.node = nodes.next().flatten();
         }
     }
 
@@ -220,6 +252,24 @@ impl DirHandle {
         offset: u64,
         mut add: impl FnMut(&DirEntry, u64) -> bool,
     ) -> Result<()> {
+        self.serve(offset, false, |entry, _, after| add(entry, after))
+    }
+
+    /// The same with the nodes of those entries that have one at hand: see [`Directory::nodes`].
+    pub(super) fn entries_with_nodes(
+        &self,
+        offset: u64,
+        add: impl FnMut(&DirEntry, Option<&Node>, u64) -> bool,
+    ) -> Result<()> {
+        self.serve(offset, true, add)
+    }
+
+    fn serve(
+        &self,
+        offset: u64,
+        with_nodes: bool,
+        mut add: impl FnMut(&DirEntry, Option<&Node>, u64) -> bool,
+    ) -> Result<()> {
         let index = offset.saturating_sub(DOTS);
         let mut paging = self.paging.lock().unwrap_or_else(PoisonError::into_inner);
         if index < paging.window_start || (offset == 0 && paging.used) {
@@ -241,8 +291,12 @@ impl DirHandle {
                     Err(error) => return Err(error),
                 }
             }
+            if with_nodes {
+                paging.ask(&*self.dir, served);
+            }
             let position = index + served as u64 + 1 + DOTS;
-            if add(&paging.window[served], position) {
+            let Listed { entry, node, .. } = &paging.window[served];
+            if add(entry, node.as_ref(), position) {
                 return Ok(());
             }
             served += 1;

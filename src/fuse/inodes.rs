@@ -1,7 +1,7 @@
 //! Inode numbers: which node the kernel means by a number.
 //!
-//! The table holds the nodes that the kernel refers to and no others: a look-up adds one reference,
-//! `forget` takes them away, and a node without references is dropped. Its size is thus bounded by
+//! The table holds the nodes that the kernel refers to and no others: a look-up adds one reference, an
+//! entry of a listing with attributes does too, `forget` takes them away, and a node without references is dropped. Its size is thus bounded by
 //! the kernel's own inode cache.
 //!
 //! A number is the hash of what the object *is*: its parent's number, its name and its
@@ -18,7 +18,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::tree::{Identity, Node};
+use crate::tree::{Attr, Identity, Node};
 
 /// The root's number, fixed by the protocol.
 pub(super) const ROOT: u64 = 1;
@@ -53,7 +53,10 @@ impl Key {
 }
 
 struct Known {
-    node: Node,
+    /// `None` for what was listed only. The kernel looks it up before it does anything with it.
+    node: Option<Node>,
+    /// What the kernel was told when a node was found whose attributes are not at hand in a listing.
+    told: Option<Box<Attr>>,
     key: Key,
     /// Where it was last found, to tell its path; for shared objects one name of several.
     found_at: (u64, OsString),
@@ -75,7 +78,8 @@ impl Inodes {
     pub(super) fn new(root: Node) -> Self {
         let mut tables = Tables::default();
         let known = Known {
-            node: root,
+            node: Some(root),
+            told: None,
             key: Key::Root,
             found_at: (ROOT, OsString::new()),
             lookups: 1,
@@ -94,13 +98,42 @@ impl Inodes {
 
     /// The node of a number, `None` when the kernel has forgotten it (or made it up).
     pub(super) fn node(&self, ino: u64) -> Option<Node> {
-        self.lock().by_number.get(&ino).map(|k| k.node.clone())
+        self.lock().by_number.get(&ino)?.node.clone()
     }
 
     /// Adds one reference to the node found under `name`, and tells its number. The node replaces
     /// the one that was known by this number: they are the same object, and the new one is younger.
-    pub(super) fn remember(&self, parent: u64, name: &OsStr, node: Node) -> u64 {
+    /// `told` is what the kernel is told about it, unless the attributes of the node cannot change.
+    pub(super) fn remember(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        node: Node,
+        told: Option<&Attr>,
+    ) -> u64 {
         let key = Key::new(parent, name, node.base().identity());
+        let told = told.map(|attr| Box::new(attr.clone()));
+        self.add(parent, name, key, Some((node, told))).0
+    }
+
+    /// Adds one reference to what a listing has under `name`, without its node: the number, and what
+    /// the kernel was told about it before.
+    pub(super) fn remember_listed(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        identity: Identity,
+    ) -> (u64, Option<Box<Attr>>) {
+        self.add(parent, name, Key::new(parent, name, identity), None)
+    }
+
+    fn add(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        key: Key,
+        found: Option<(Node, Option<Box<Attr>>)>,
+    ) -> (u64, Option<Box<Attr>>) {
         let mut guard = self.lock();
         let tables = &mut *guard;
         let ino = match tables.by_key.get(&key) {
@@ -114,26 +147,33 @@ impl Inodes {
                 ino
             }
         };
-        let replaced = match tables.by_number.entry(ino) {
+        let (replaced, told) = match tables.by_number.entry(ino) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get_mut();
                 known.lookups = known.lookups.saturating_add(1);
-                Some(std::mem::replace(&mut known.node, node))
+                if let Some((node, told)) = found {
+                    known.told = told.or(known.told.take());
+                    (known.node.replace(node), None)
+                } else {
+                    (None, known.told.clone())
+                }
             }
             Slot::Vacant(slot) => {
+                let (node, told) = found.unzip();
                 slot.insert(Known {
                     node,
+                    told: told.flatten(),
                     key,
                     found_at: (parent, name.to_owned()),
                     lookups: 1,
                 });
-                None
+                (None, None)
             }
         };
         drop(guard);
         // Dropping a node may close files: not under the lock.
         drop(replaced);
-        ino
+        (ino, told)
     }
 
     /// Takes away references; the last one drops the node. The root is never dropped.
@@ -232,10 +272,10 @@ mod tests {
         let inodes = Inodes::new(thing(Identity::Named(0)));
         let name = OsStr::new("a");
         let listed = inodes.number_for_listing(ROOT, name, Identity::Named(7));
-        let first = inodes.remember(ROOT, name, thing(Identity::Named(7)));
+        let first = inodes.remember(ROOT, name, thing(Identity::Named(7)), None);
         assert_eq!(first, listed);
         assert_eq!(
-            inodes.remember(ROOT, name, thing(Identity::Named(7))),
+            inodes.remember(ROOT, name, thing(Identity::Named(7)), None),
             first
         );
         inodes.forget(first, 1);
@@ -244,7 +284,7 @@ mod tests {
         assert!(inodes.node(first).is_none());
         assert_eq!(inodes.len(), 1);
         assert_eq!(
-            inodes.remember(ROOT, name, thing(Identity::Named(7))),
+            inodes.remember(ROOT, name, thing(Identity::Named(7)), None),
             first
         );
     }
@@ -252,8 +292,8 @@ mod tests {
     #[test]
     fn another_identity_under_the_same_name_has_another_number() {
         let inodes = Inodes::new(thing(Identity::Named(0)));
-        let old = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(1)));
-        let new = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(2)));
+        let old = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(1)), None);
+        let new = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(2)), None);
         assert_ne!(old, new);
         inodes.forget(old, 1);
         assert!(inodes.node(new).is_some());
@@ -262,8 +302,8 @@ mod tests {
     #[test]
     fn names_of_one_shared_object_have_one_number() {
         let inodes = Inodes::new(thing(Identity::Named(0)));
-        let a = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Shared(3, 9)));
-        let b = inodes.remember(ROOT, OsStr::new("b"), thing(Identity::Shared(3, 9)));
+        let a = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Shared(3, 9)), None);
+        let b = inodes.remember(ROOT, OsStr::new("b"), thing(Identity::Shared(3, 9)), None);
         assert_eq!(a, b);
         inodes.forget(a, 2);
         assert_eq!(inodes.len(), 1);
@@ -272,7 +312,7 @@ mod tests {
     #[test]
     fn live_objects_never_share_a_number() {
         let inodes = Inodes::new(thing(Identity::Named(0)));
-        let a = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(0)));
+        let a = inodes.remember(ROOT, OsStr::new("a"), thing(Identity::Named(0)), None);
         // Make the next object's own number look taken.
         let key = Key::new(ROOT, OsStr::new("b"), Identity::Named(0));
         {
@@ -280,15 +320,34 @@ mod tests {
             let known = tables.by_number.remove(&a).unwrap();
             tables.by_number.insert(key.number(), known);
         }
-        let b = inodes.remember(ROOT, OsStr::new("b"), thing(Identity::Named(0)));
+        let b = inodes.remember(ROOT, OsStr::new("b"), thing(Identity::Named(0)), None);
         assert_eq!(b, key.number() + 1);
+    }
+
+    #[test]
+    fn what_was_listed_counts_references_and_is_no_node_until_it_is_looked_up() {
+        let inodes = Inodes::new(thing(Identity::Named(0)));
+        let name = OsStr::new("a");
+        let (listed, told) = inodes.remember_listed(ROOT, name, Identity::Named(7));
+        assert!(inodes.node(listed).is_none() && told.is_none());
+        let attr = Attr::file(5, 5, SystemTime::UNIX_EPOCH);
+        let node = thing(Identity::Named(7));
+        assert_eq!(inodes.remember(ROOT, name, node, Some(&attr)), listed);
+        assert!(inodes.node(listed).is_some());
+        let (_, told) = inodes.remember_listed(ROOT, name, Identity::Named(7));
+        assert_eq!(told.as_deref(), Some(&attr));
+        assert!(inodes.node(listed).is_some());
+        inodes.forget(listed, 2);
+        assert!(inodes.node(listed).is_some());
+        inodes.forget(listed, 1);
+        assert_eq!(inodes.len(), 1);
     }
 
     #[test]
     fn path_is_told_from_the_names_looked_up() {
         let inodes = Inodes::new(thing(Identity::Named(0)));
-        let a = inodes.remember(ROOT, OsStr::new("vms"), thing(Identity::Named(0)));
-        let b = inodes.remember(a, OsStr::new("web 01"), thing(Identity::Named(0)));
+        let a = inodes.remember(ROOT, OsStr::new("vms"), thing(Identity::Named(0)), None);
+        let b = inodes.remember(a, OsStr::new("web 01"), thing(Identity::Named(0)), None);
         assert_eq!(inodes.path(b), PathBuf::from("vms/web 01"));
         assert_eq!(inodes.parent(b), a);
     }

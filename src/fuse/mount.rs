@@ -148,8 +148,15 @@ pub fn session_config(options: &MountOptions) -> Config {
 /// Agrees with the kernel on how to work together. Public for the same reason as
 /// [`session_config`].
 pub fn negotiate(config: &mut KernelConfig) {
-    // No readdirplus: a plain `ls` must not open every disk to tell its attributes.
-    for wish in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ASYNC_DIO] {
+    // Listings with attributes, when the kernel finds that they are wanted: of guest files. Of other
+    // directories it gets names all the same, as a plain `ls` must not open every disk to tell its
+    // attributes.
+    for wish in [
+        InitFlags::FUSE_PARALLEL_DIROPS,
+        InitFlags::FUSE_ASYNC_DIO,
+        InitFlags::FUSE_DO_READDIRPLUS,
+        InitFlags::FUSE_READDIRPLUS_AUTO,
+    ] {
         // An older kernel without one of these does without.
         config.add_capabilities(wish).ok();
     }

@@ -1,6 +1,7 @@
 //! btrfs on one device, on `rust-fs-btrfs`.
 //!
-//! The crate walks the trees, verifies checksums of metadata and data, and unpacks zlib, lzo and zstd.
+//! The crate opens the file system, parses and verifies what is in the trees, and unpacks zlib, lzo and
+//! zstd. The trees are walked in `btrfs_tree`, contents read in `btrfs_file`.
 //! Subvolumes appear where they are linked, as in the kernel's mount of the top level. A log tree (what
 //! was synced since the last commit) is not replayed: it is masked out, which gives the kernel's
 //! `nologreplay` view, and that is said.
@@ -11,17 +12,35 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_btrfs::Filesystem;
+use fs_btrfs::dir::{self, DirEntry};
 use fs_btrfs::inode::{FIRST_FREE_OBJECTID, FileType, Inode};
 use fs_btrfs::subvol::FS_TREE_OBJECTID;
 use fs_btrfs::superblock::Superblock;
+use fs_btrfs::xattr;
 
+use super::btrfs_file::Content;
+use super::btrfs_tree::{Trees, key};
 use super::device::Device;
-use super::window::{WindowFile, WindowRead};
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
 
+const INODE_ITEM: u8 = 1;
+const XATTR_ITEM: u8 = 24;
+const DIR_ITEM: u8 = 84;
+const DIR_INDEX: u8 = 96;
+const ROOT_ITEM: u8 = 132;
+const CSUM_TREE: u64 = 7;
+/// Where a root item keeps the address of the tree's root block.
+const ROOT_BLOCK_OFFSET: usize = 176;
+/// Inodes whose contents have no checksums.
+const FLAGS_WITHOUT_SUMS: u64 = 1 | 2;
+const MAX_TARGET_BYTES: u64 = 4096;
+/// Attributes of one inode together; the kernel's limits are far below.
+const MAX_XATTR_BYTES: usize = 16 << 20;
+/// A part of a listing ends after so many entries.
+const BATCH_ENTRIES: usize = 4096;
 /// An inode number carries its subvolume's place in the table above this bit.
 const TREE_SHIFT: u32 = 44;
 /// Stands for a directory that has no inode of its own (the kernel's number, too).
@@ -31,17 +50,16 @@ const SUPER_OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
 const SUPER_BYTES: usize = 4096;
 const LOG_ROOT_OFFSET: usize = 96;
 const LOG_LEVEL_OFFSET: usize = 200;
-/// Subvolumes open at once in one file system; further ones are opened again when needed.
-const OPEN_TREES: usize = 64;
 
 /// An open btrfs.
 pub struct BtrfsFs {
-    top: Arc<Filesystem>,
-    /// Tree id of each subvolume seen so far, by its place in inode numbers; the top level is first.
-    trees: Mutex<Vec<u64>>,
-    open: Mutex<HashMap<usize, Arc<Filesystem>>>,
+    trees: Arc<Trees>,
+    /// Id of each subvolume seen so far, by its place in inode numbers; the top level is first.
+    seen: Mutex<Vec<u64>>,
     /// Where each subvolume's tree starts and which one holds it, by its id.
     roots: HashMap<u64, (u64, u64)>,
+    /// Where the tree of checksums starts.
+    sums: Option<u64>,
 }
 
 /// The device with the log masked out of the superblocks.
@@ -84,64 +102,55 @@ impl BtrfsFs {
             device,
             superblocks,
         });
-        let top = Arc::new(Filesystem::mount_with_cache(masked, 0).map_err(from_btrfs)?);
-        let roots = top
+        let fs = Arc::new(Filesystem::mount_with_cache(masked.clone(), 0).map_err(from_btrfs)?);
+        let roots = fs
             .subvolumes()
             .map_err(from_btrfs)?
             .into_iter()
             .map(|subvolume| (subvolume.id, (subvolume.bytenr, subvolume.parent)))
             .collect();
+        let main = fs.superblock().root;
+        let trees = Arc::new(Trees::new(masked, fs));
+        let sums = trees.get(main, &key(CSUM_TREE, ROOT_ITEM, 0))?;
+        let sums = sums.as_ref().and_then(|place| place.item());
+        let sums = sums.and_then(|(_, data)| data.get(ROOT_BLOCK_OFFSET..ROOT_BLOCK_OFFSET + 8));
+        let sums = sums.and_then(|bytes| bytes.try_into().ok());
         Ok(Arc::new(BtrfsFs {
-            top,
-            trees: Mutex::new(vec![FS_TREE_OBJECTID]),
-            open: Mutex::default(),
+            trees,
+            seen: Mutex::new(vec![FS_TREE_OBJECTID]),
             roots,
+            sums: sums.map(u64::from_le_bytes),
         }))
     }
 
-    fn split(&self, inode: GuestInode) -> Result<(usize, Arc<Filesystem>, u64)> {
+    /// The subvolume's place, its root block, and the number within it.
+    fn split(&self, inode: GuestInode) -> Result<(usize, u64, u64)> {
         let index = (inode >> TREE_SHIFT) as usize;
         let number = inode & ((1 << TREE_SHIFT) - 1);
-        Ok((index, self.tree(index)?, number))
-    }
-
-    fn tree(&self, index: usize) -> Result<Arc<Filesystem>> {
-        if index == 0 {
-            return Ok(self.top.clone());
-        }
-        if let Some(fs) = lock(&self.open).get(&index) {
-            return Ok(fs.clone());
-        }
-        let id = lock(&self.trees).get(index).copied();
+        let id = lock(&self.seen).get(index).copied();
         let (root, _) = *id.and_then(|id| self.roots.get(&id)).ok_or_else(|| {
             Error::corrupt("a directory entry names a subvolume that is not there")
         })?;
-        let fs = Arc::new(self.top.open_subvolume_at(root).map_err(from_btrfs)?);
-        let mut open = lock(&self.open);
-        if open.len() >= OPEN_TREES {
-            open.clear();
-        }
-        open.insert(index, fs.clone());
-        Ok(fs)
+        Ok((index, root, number))
     }
 
     /// Our inode number of what a directory entry names.
-    fn target(&self, index: usize, entry: &fs_btrfs::dir::DirEntry) -> Result<GuestInode> {
+    fn target(&self, index: usize, entry: &DirEntry) -> Result<GuestInode> {
         let (index, number) = if entry.is_inode() {
             (index, entry.ino)
         } else {
-            let mut trees = lock(&self.trees);
+            let mut seen = lock(&self.seen);
             // A snapshot has the entry of a subvolume that its origin holds, but not the subvolume:
             // the kernel shows an empty directory there.
-            let here = trees.get(index).copied();
+            let here = seen.get(index).copied();
             if self.roots.get(&entry.ino).map(|(_, parent)| *parent) != here {
                 return Ok((index as u64) << TREE_SHIFT | EMPTY_DIR);
             }
-            let index = match trees.iter().position(|&id| id == entry.ino) {
+            let index = match seen.iter().position(|&id| id == entry.ino) {
                 Some(index) => index,
                 None => {
-                    trees.push(entry.ino);
-                    trees.len() - 1
+                    seen.push(entry.ino);
+                    seen.len() - 1
                 }
             };
             (index, FIRST_FREE_OBJECTID)
@@ -155,15 +164,32 @@ impl BtrfsFs {
         Ok((index as u64) << TREE_SHIFT | number)
     }
 
-    fn inode(&self, inode: GuestInode) -> Result<(Arc<Filesystem>, Inode)> {
-        let (_, fs, number) = self.split(inode)?;
+    /// An inode with the root block of its subvolume.
+    fn inode(&self, inode: GuestInode) -> Result<(u64, Inode)> {
+        let (_, root, number) = self.split(inode)?;
         if number == EMPTY_DIR {
-            let mut inode = fs.root_inode().map_err(from_btrfs)?;
+            let mut inode = self.read_inode(root, FIRST_FREE_OBJECTID)?;
             (inode.mode, inode.size, inode.nbytes, inode.nlink) = (0o040_755, 0, 0, 1);
-            return Ok((fs, inode));
+            return Ok((root, inode));
         }
-        let inode = fs.read_inode(number).map_err(from_btrfs)?;
-        Ok((fs, inode))
+        Ok((root, self.read_inode(root, number)?))
+    }
+
+    fn read_inode(&self, root: u64, number: u64) -> Result<Inode> {
+        let place = self.trees.get(root, &key(number, INODE_ITEM, 0))?;
+        let (_, data) = place
+            .as_ref()
+            .and_then(|place| place.item())
+            .ok_or_else(|| Error::corrupt("a name leads to an inode that is not there"))?;
+        Inode::parse(data, number).map_err(from_btrfs)
+    }
+
+    fn content(&self, root: u64, inode: &Inode) -> Result<Content> {
+        let sums = match inode.flags & FLAGS_WITHOUT_SUMS {
+            0 => self.sums,
+            _ => None,
+        };
+        Content::new(self.trees.clone(), root, inode.ino, inode.size, sums)
     }
 }
 
@@ -240,100 +266,95 @@ impl GuestFs for BtrfsFs {
     }
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-        let (index, fs, number) = self.split(dir)?;
+        let (index, root, number) = self.split(dir)?;
         if number == EMPTY_DIR {
             return Ok(None);
         }
-        match fs.lookup(number, name.as_bytes()) {
-            Ok(found) if found.ino >> TREE_SHIFT == 0 => {
-                Ok(Some((index as u64) << TREE_SHIFT | found.ino))
-            }
-            Ok(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "an inode number is too large",
-            )),
-            Err(fs_btrfs::Error::NotFound) => Ok(None),
-            // The crate does not look a subvolume's name up; the listing has it.
-            Err(fs_btrfs::Error::UnsupportedFeature(_)) => {
-                let entries = fs.read_dir(number).map_err(from_btrfs)?;
-                entries
-                    .iter()
-                    .find(|entry| entry.name == name.as_bytes())
-                    .map(|entry| self.target(index, entry))
-                    .transpose()
-            }
-            Err(error) => Err(from_btrfs(error)),
-        }
+        let name = name.as_bytes();
+        let wanted = key(number, DIR_ITEM, dir::name_hash(name));
+        let Some(place) = self.trees.get(root, &wanted)? else {
+            return Ok(None);
+        };
+        // Names of one hash share an item.
+        let data = place.item().map(|(_, data)| data).unwrap_or_default();
+        let entries = dir::parse_dir_items(data).map_err(from_btrfs)?;
+        let found = entries.iter().find(|entry| entry.name == name);
+        found.map(|entry| self.target(index, entry)).transpose()
     }
 
-    fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
-        let (index, fs, number) = self.split(dir)?;
-        let mut entries = Vec::new();
+    fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch> {
+        let (index, root, number) = self.split(dir)?;
+        let mut batch = Batch::default();
         if number == EMPTY_DIR {
-            return Ok(Batch::default());
+            return Ok(batch);
         }
-        for entry in fs.read_dir(number).map_err(from_btrfs)? {
-            entries.push(GuestEntry {
-                inode: self.target(index, &entry)?,
-                kind: entry.ftype.map(kind_of),
-                name: OsString::from_vec(entry.name),
-            });
-        }
-        Ok(Batch {
-            entries,
-            next: None,
-        })
+        let from = key(number, DIR_INDEX, cursor);
+        self.trees.scan(root, &from, |found, data| {
+            if found.objectid != number || found.key_type != DIR_INDEX {
+                return Ok(false);
+            }
+            if batch.entries.len() >= BATCH_ENTRIES {
+                batch.next = Some(found.offset);
+                return Ok(false);
+            }
+            for entry in dir::parse_dir_items(data).map_err(from_btrfs)? {
+                batch.entries.push(GuestEntry {
+                    inode: self.target(index, &entry)?,
+                    kind: entry.ftype.map(kind_of),
+                    name: OsString::from_vec(entry.name),
+                });
+            }
+            Ok(true)
+        })?;
+        Ok(batch)
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
-        let (fs, inode) = self.inode(inode)?;
-        let target = fs.read_link(inode.ino).map_err(from_btrfs)?;
+        let (root, inode) = self.inode(inode)?;
+        if !inode.is_symlink() {
+            return Err(Error::new(ErrorKind::Invalid, "not a symbolic link"));
+        }
+        if inode.size == 0 || inode.size > MAX_TARGET_BYTES {
+            return Err(Error::corrupt(
+                "a symbolic link has a target of a strange length",
+            ));
+        }
+        let mut target = vec![0; inode.size as usize];
+        self.content(root, &inode)?.read_exact_at(&mut target, 0)?;
         Ok(OsString::from_vec(target))
     }
 
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
-        let (_, fs, number) = self.split(inode)?;
+        let (_, root, number) = self.split(inode)?;
+        let mut all = Vec::new();
+        let mut total = 0;
         if number == EMPTY_DIR {
-            return Ok(Vec::new());
+            return Ok(all);
         }
-        let all = fs.list_xattrs(number).map_err(from_btrfs)?;
-        Ok(all
-            .into_iter()
+        let from = key(number, XATTR_ITEM, 0);
+        self.trees.scan(root, &from, |found, data| {
+            if found.objectid != number || found.key_type != XATTR_ITEM {
+                return Ok(false);
+            }
+            total += data.len();
+            if total > MAX_XATTR_BYTES {
+                return Err(Error::corrupt("an inode has too many attributes"));
+            }
             // Properties (compression, say) are attributes of the file system's own.
-            .map(|attribute| (OsString::from_vec(attribute.name), attribute.value))
-            .collect())
+            for attribute in xattr::parse_xattr_items(data).map_err(from_btrfs)? {
+                all.push((OsString::from_vec(attribute.name), attribute.value));
+            }
+            Ok(true)
+        })?;
+        Ok(all)
     }
 
     fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
-        let (fs, inode) = self.inode(inode)?;
+        let (root, inode) = self.inode(inode)?;
         if !inode.is_regular_file() {
             return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
         }
-        let len = inode.size;
-        let source = Content {
-            fs,
-            number: inode.ino,
-        };
-        Ok(Arc::new(WindowFile::new(source, len)?))
-    }
-}
-
-/// One file's content, through the crate: checksums verified, extents unpacked.
-struct Content {
-    fs: Arc<Filesystem>,
-    number: u64,
-}
-
-impl WindowRead for Content {
-    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let read = self
-            .fs
-            .read_at(self.number, offset, buf)
-            .map_err(from_btrfs)?;
-        match read == buf.len() {
-            true => Ok(()),
-            false => Err(Error::corrupt("a file ends before its size")),
-        }
+        Ok(Arc::new(self.content(root, &inode)?))
     }
 }
 
@@ -342,7 +363,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
-fn from_btrfs(error: fs_btrfs::Error) -> Error {
+pub(super) fn from_btrfs(error: fs_btrfs::Error) -> Error {
     use fs_btrfs::Error as E;
     match error {
         E::Io(text) => Error::new(ErrorKind::Io, format!("btrfs: {text}")),

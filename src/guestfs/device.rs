@@ -88,6 +88,19 @@ impl Device {
     }
 }
 
+/// A volume whose reads go through a device's cache, for metadata that is kept in streams.
+pub struct Cached(pub Arc<Device>);
+
+impl ReadAt for Cached {
+    fn len_bytes(&self) -> u64 {
+        self.0.volume.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read(buf, offset)
+    }
+}
+
 /// The device in the shape of `rust-fs-core`; errors travel inside `io::Error`.
 impl fs_core::BlockRead for Device {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {

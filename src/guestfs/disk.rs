@@ -261,6 +261,13 @@ impl Directory for DiskDir {
             Scanned::Nothing => Ok(Box::new(EntryList::new(Vec::new()))),
         }
     }
+
+    fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
+        match &*self.scan().ok()? {
+            Scanned::Whole(tree) => Some(tree.nodes(entries)),
+            _ => None,
+        }
+    }
 }
 
 /// The root directory of a volume's file system, which is opened when it is entered.
@@ -287,6 +294,10 @@ impl Directory for VolumeDir {
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
         self.tree.list_root()
+    }
+
+    fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
+        Some(self.tree.nodes(entries))
     }
 }
 

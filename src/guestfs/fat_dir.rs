@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::time;
+use super::{time, utf16};
 use crate::error::{Error, Result};
 
 const ATTRIBUTE_READ_ONLY: u8 = 0x01;
 const ATTRIBUTE_LABEL: u8 = 0x08;
 const ATTRIBUTE_DIRECTORY: u8 = 0x10;
 const ATTRIBUTE_LONG_NAME: u8 = 0x0F;
+/// How an entry set of exFAT begins.
+const FILE: u8 = 0x85;
 /// Names have at most 255 UTF-16 units, in 20 (FAT) or 17 (exFAT) entries.
 const MAX_NAME_ENTRIES: usize = 20;
 
@@ -17,8 +19,9 @@ const MAX_NAME_ENTRIES: usize = 20;
 pub struct Item {
     /// The name: UTF-8, with unpaired surrogates as three bytes each.
     pub name: Vec<u8>,
-    /// The entry, counted in units of 32 bytes from the start of the directory, that its inode number
-    /// is made of.
+    /// Its first entry, counted in units of 32 bytes from the start of the part.
+    pub first_slot: usize,
+    /// The entry that its inode number is made of, counted likewise.
     pub slot: usize,
     /// Whether it is a directory.
     pub is_dir: bool,
@@ -43,6 +46,7 @@ impl Item {
     pub fn root() -> Self {
         Item {
             name: Vec::new(),
+            first_slot: 0,
             slot: 0,
             is_dir: true,
             is_read_only: false,
@@ -64,34 +68,50 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
     u32::from(le16(bytes, at)) | u32::from(le16(bytes, at + 2)) << 16
 }
 
-/// The entries of a FAT directory that are in use, without `.`, `..` and the label.
-pub fn parse_fat(bytes: &[u8], is_fat32: bool) -> Vec<Item> {
-    let mut items = Vec::new();
+/// What a part of a directory holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// The items that are whole.
+    pub items: Vec<Item>,
+    /// Where the first item begins that is not, in units of 32 bytes: the length of the part when all
+    /// are.
+    pub next: usize,
+    /// Whether the directory says that it ends in this part.
+    pub is_end: bool,
+}
+
+/// The entries of a part of a FAT directory that are in use, without `.`, `..` and the label. The part
+/// must begin where an item does.
+pub fn parse_fat(bytes: &[u8], is_fat32: bool) -> Parsed {
+    let mut parsed = Parsed::default();
     let mut long = LongName::default();
     for (entry, slot) in bytes.chunks_exact(32).zip(0..) {
         match entry[0] {
-            0 => break,
-            0xE5 => {
-                long = LongName::default();
+            0 => {
+                parsed.is_end = true;
+                break;
+            }
+            0xE5 => long = LongName::default(),
+            _ if entry[11] & 0x3F == ATTRIBUTE_LONG_NAME => {
+                long.push(entry);
+                parsed.next = slot + 1 - long.units.len();
                 continue;
             }
-            _ => {}
+            _ => {
+                let first = slot - long.units.len();
+                let long_name = std::mem::take(&mut long).finish(&entry[..11]);
+                if let Some(mut item) = fat_entry(entry, is_fat32) {
+                    (item.first_slot, item.slot) = (first, slot);
+                    item.name = long_name.unwrap_or_else(|| short_name(entry));
+                    if item.name != b"." && item.name != b".." {
+                        parsed.items.push(item);
+                    }
+                }
+            }
         }
-        if entry[11] & 0x3F == ATTRIBUTE_LONG_NAME {
-            long.push(entry);
-            continue;
-        }
-        let long_name = std::mem::take(&mut long).finish(&entry[..11]);
-        let Some(mut item) = fat_entry(entry, is_fat32) else {
-            continue;
-        };
-        item.slot = slot;
-        item.name = long_name.unwrap_or_else(|| short_name(entry));
-        if item.name != b"." && item.name != b".." {
-            items.push(item);
-        }
+        parsed.next = slot + 1;
     }
-    items
+    parsed
 }
 
 /// One 8.3 entry, `None` when it is no file or directory. Its name is left empty.
@@ -169,25 +189,8 @@ impl LongName {
             .copied()
             .take_while(|&unit| unit != 0)
             .collect();
-        (!units.is_empty()).then(|| name_bytes(&units))
+        (!units.is_empty()).then(|| utf16::to_bytes(&units))
     }
-}
-
-/// UTF-16 as UTF-8; an unpaired surrogate keeps its three bytes, so that no two names become one.
-fn name_bytes(units: &[u16]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for decoded in char::decode_utf16(units.iter().copied()) {
-        match decoded {
-            Ok(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            Err(lone) => {
-                let unit = lone.unpaired_surrogate();
-                out.push(0xE0 | (unit >> 12) as u8);
-                out.push(0x80 | (unit >> 6 & 0x3F) as u8);
-                out.push(0x80 | (unit & 0x3F) as u8);
-            }
-        }
-    }
-    out
 }
 
 /// The upper half of code page 437, which 8.3 names are in unless a system says otherwise.
@@ -226,31 +229,35 @@ fn short_name(entry: &[u8]) -> Vec<u8> {
     name.into_bytes()
 }
 
-/// The entry sets of an exFAT directory that are in use.
+/// The entry sets of a part of an exFAT directory that are in use. The part must begin where a set does;
+/// `is_last` says that nothing comes behind it.
 ///
 /// # Errors
 /// `Corrupt` when a set in use is not whole or its checksum is wrong.
-pub fn parse_exfat(bytes: &[u8]) -> Result<Vec<Item>> {
-    const FILE: u8 = 0x85;
+pub fn parse_exfat(bytes: &[u8], is_last: bool) -> Result<Parsed> {
     let entries: Vec<&[u8]> = bytes.chunks_exact(32).collect();
-    let mut items = Vec::new();
-    let mut slot = 0;
-    while let Some(entry) = entries.get(slot) {
+    let mut parsed = Parsed::default();
+    while let Some(entry) = entries.get(parsed.next) {
         match entry[0] {
-            0 => break,
-            FILE => {
-                let count = usize::from(entry[1]);
-                let set = entries
-                    .get(slot..=slot + count)
-                    .filter(|set| set.len() >= 3 && set.len() <= 19)
-                    .ok_or_else(|| bad("an entry set is not whole"))?;
-                items.push(exfat_item(set, slot)?);
-                slot += 1 + count;
+            0 => {
+                parsed.is_end = true;
+                break;
             }
-            _ => slot += 1,
+            FILE => {
+                let end = parsed.next + 1 + usize::from(entry[1]);
+                if !(2..=18).contains(&entry[1]) || (end > entries.len() && is_last) {
+                    return Err(bad("an entry set is not whole"));
+                }
+                let Some(set) = entries.get(parsed.next..end) else {
+                    break;
+                };
+                parsed.items.push(exfat_item(set, parsed.next)?);
+                parsed.next = end;
+            }
+            _ => parsed.next += 1,
         }
     }
-    Ok(items)
+    Ok(parsed)
 }
 
 fn exfat_item(set: &[&[u8]], slot: usize) -> Result<Item> {
@@ -277,13 +284,19 @@ fn exfat_item(set: &[&[u8]], slot: usize) -> Result<Item> {
         return Err(bad("an entry set lacks a part of its name"));
     }
     item = with_file_entry(item, file);
-    item.name = name_bytes(&units);
-    item.slot = slot + 1;
+    item.name = utf16::to_bytes(&units);
+    (item.first_slot, item.slot) = (slot, slot);
     Ok(item)
 }
 
-/// Adds what the file entry of a set says; all zeros when it is not known.
-pub fn with_file_entry(mut item: Item, file: &[u8]) -> Item {
+/// The first two entries of a set by themselves, `None` when they are not that. The name is left empty.
+pub fn exfat_pair(file: &[u8], stream: &[u8]) -> Option<Item> {
+    let item = exfat_stream(stream).filter(|_| file[0] == FILE)?;
+    Some(with_file_entry(item, file))
+}
+
+/// Adds what the file entry of a set says.
+fn with_file_entry(mut item: Item, file: &[u8]) -> Item {
     let attributes = file[4];
     item.is_dir = attributes & ATTRIBUTE_DIRECTORY != 0;
     item.is_read_only = attributes & ATTRIBUTE_READ_ONLY != 0;
@@ -296,8 +309,8 @@ pub fn with_file_entry(mut item: Item, file: &[u8]) -> Item {
     item
 }
 
-/// A stream extension by itself: enough to read a file, but not whether it is one.
-pub fn exfat_stream(entry: &[u8]) -> Option<Item> {
+/// What a stream extension says.
+fn exfat_stream(entry: &[u8]) -> Option<Item> {
     const STREAM: u8 = 0xC0;
     if entry[0] != STREAM {
         return None;
@@ -397,10 +410,73 @@ mod tests {
         );
     }
 
+    /// The entries of a file with a long name.
+    fn long_entries(name: &str, short: &[u8; 11]) -> Vec<u8> {
+        let sum = short
+            .iter()
+            .fold(0u8, |sum, &byte| sum.rotate_right(1).wrapping_add(byte));
+        let mut units: Vec<u16> = name.encode_utf16().collect();
+        units.push(0);
+        units.resize(units.len().next_multiple_of(13), 0xFFFF);
+        let count = units.len() / 13;
+        let mut out = Vec::new();
+        for (part, index) in units
+            .chunks(13)
+            .zip(1u8..)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
+            let mut entry = [0; 32];
+            entry[0] = index | if usize::from(index) == count { 0x40 } else { 0 };
+            entry[11] = ATTRIBUTE_LONG_NAME;
+            entry[13] = sum;
+            for (unit, at) in part.iter().zip(
+                (1..11)
+                    .step_by(2)
+                    .chain((14..26).step_by(2))
+                    .chain([28, 30]),
+            ) {
+                entry[at..at + 2].copy_from_slice(&unit.to_le_bytes());
+            }
+            out.extend(entry);
+        }
+        let mut entry = [0; 32];
+        entry[..11].copy_from_slice(short);
+        out.extend(entry);
+        out
+    }
+
     #[test]
-    fn unpaired_surrogates_stay_apart() {
-        assert_ne!(name_bytes(&[0xD800]), name_bytes(&[0xD801]));
-        assert_eq!(name_bytes(&[0xD83D, 0xDE00]), "😀".as_bytes());
+    fn a_directory_in_parts_is_the_same_wherever_they_end() {
+        let mut bytes = Vec::new();
+        for index in 0..9u8 {
+            let short = *b"SHORT~0 TXT";
+            bytes.extend(long_entries(
+                &format!("a rather long name number {index}"),
+                &short,
+            ));
+            bytes.extend([0xE5; 32]);
+        }
+        let names = |items: &[Item]| items.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+        let whole = parse_fat(&bytes, true);
+        assert_eq!((whole.items.len(), whole.next * 32), (9, bytes.len()));
+        for slots in 4..20 {
+            let mut all = Vec::new();
+            let mut start = 0;
+            while start * 32 < bytes.len() {
+                let end = bytes.len().min((start + slots) * 32);
+                let part = parse_fat(&bytes[start * 32..end], true);
+                assert!(part.next > 0);
+                for item in &part.items {
+                    let first = (start + item.first_slot) * 32;
+                    assert_eq!(parse_fat(&bytes[first..], true).items[0].name, item.name);
+                }
+                all.extend(names(&part.items));
+                start += part.next;
+            }
+            assert_eq!(all, names(&whole.items), "{slots}");
+        }
     }
 
     #[test]
@@ -419,7 +495,7 @@ mod tests {
                 })
                 .collect();
             parse_fat(&bytes, true);
-            let _ = parse_exfat(&bytes);
+            let _ = parse_exfat(&bytes, true);
         }
     }
 }

@@ -10,22 +10,28 @@
 //! read from the volume by extents wherever the crate gives them.
 
 mod btrfs;
+mod btrfs_file;
+mod btrfs_tree;
 pub mod device;
 pub mod disk;
 mod ext;
 mod ext_map;
 mod fat;
 mod fat_dir;
+mod fat_volume;
 pub mod guard;
-mod listings;
 pub mod node;
 mod ntfs;
 mod ntfs_data;
 mod ntfs_dir;
+mod ntfs_volume;
 pub mod pool;
+mod recent;
 mod run_file;
+mod utf16;
 mod window;
 mod xfs;
+mod xfs_dir;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;

@@ -1,26 +1,27 @@
 //! NTFS, on `rust-fs-ntfs`.
 //!
-//! The crate reads the boot sector, MFT records and the entries of directories. It has no state of its
-//! own: every call is given the device. Done here: look-ups (through listings that are kept, since the
-//! crate would load its case table for each), the blocks of directories (`ntfs_dir`), the contents of
-//! streams (`ntfs_data`), reparse points. An inode number is a file reference: the record with the
-//! sequence number it must still have above it.
+//! The crate reads the boot sector and parses file records. Done here: the file records themselves
+//! (`ntfs_volume`), directories (`ntfs_dir`), the contents of streams (`ntfs_data`), reparse points. An
+//! inode number is a file reference: the record with the sequence number it must still have above it.
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
 
 use std::ffi::{OsStr, OsString};
-use std::sync::Arc;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::{Arc, OnceLock};
 
 use fs_ntfs::attr_io::{self, AttrType};
-use fs_ntfs::block_io::BlockIo;
-use fs_ntfs::mft_io::{self, BootParams};
+use fs_ntfs::mft_io;
 use fs_ntfs::read;
+use fs_ntfs::upcase::UpcaseTable;
 
 use super::device::Device;
-use super::listings::Listings;
 use super::ntfs_data::{self, Stream};
-use super::ntfs_dir;
+use super::ntfs_dir::Index;
+use super::ntfs_volume::{Io, Volume};
+use super::recent::Recent;
+use super::utf16;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -29,7 +30,7 @@ use crate::tree::NodeKind;
 /// Streams longer than this are not given as attributes (the kernel's limit).
 const MAX_XATTR_BYTES: u64 = 64 << 10;
 /// Reparse data has at most 16 KiB.
-const MAX_REPARSE_BYTES: usize = 16 << 10;
+const MAX_REPARSE_BYTES: u64 = 16 << 10;
 
 const ATTRIBUTE_READ_ONLY: u32 = 0x1;
 const ATTRIBUTE_OFFLINE: u32 = 0x1000;
@@ -43,116 +44,105 @@ const TAG_WOF: u32 = 0x8000_0017;
 const TAG_HSM: u32 = 0xC000_0004;
 const TAG_HSM2: u32 = 0x8000_0006;
 
-/// The record number in a file reference; the sequence number is above it, 0 for "any".
-const NUMBER_MASK: u64 = (1 << 48) - 1;
+/// Directories whose indexes are kept, and what these take together.
+const KEPT_INDEXES: usize = 64;
+const KEPT_INDEX_BYTES: usize = 4 << 20;
+/// How a record marks a directory.
+const IS_DIRECTORY: u16 = 2;
 const ATTRIBUTE_REPARSE: u32 = 0x400;
 /// How an index entry marks a directory.
 const ATTRIBUTE_DIRECTORY: u32 = 0x1000_0000;
 
 /// An open NTFS.
 pub struct NtfsFs {
-    device: Arc<Device>,
-    boot: BootParams,
-    listings: Listings,
-}
-
-/// The device in the shape of the crate.
-pub(super) struct Io<'a>(pub &'a Device);
-
-impl BlockIo for Io<'_> {
-    fn read_exact_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), String> {
-        self.0.read(buf, offset).map_err(|error| error.to_string())
-    }
-
-    fn write_all_at(&mut self, _offset: u64, _buf: &[u8]) -> Result<(), String> {
-        Err("read-only".to_string())
-    }
-
-    fn size(&self) -> u64 {
-        self.0.volume().len_bytes()
-    }
+    volume: Volume,
+    /// Read when it is first needed.
+    upcase: OnceLock<UpcaseTable>,
+    /// Indexes of the directories that were used last.
+    indexes: Recent<Index>,
 }
 
 impl NtfsFs {
-    /// Reads the boot sector and the volume's record.
+    /// Reads the boot sector, the place of the file records, and the volume's record.
     pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
         let device = Arc::new(Device::new(volume));
-        let mut io = Io(&device);
-        let boot = mft_io::read_boot_params_io(&mut io).map_err(from_ntfs)?;
-        let info = read::read_volume_info(&mut io).map_err(from_ntfs)?;
+        let info = read::read_volume_info(&mut Io(&device)).map_err(from_ntfs)?;
         if info.flags & read::VOLUME_IS_DIRTY != 0 {
             tracing::warn!("ntfs: the volume is marked dirty; it is shown without its journal");
         }
         Ok(Arc::new(NtfsFs {
-            device,
-            boot,
-            listings: Listings::default(),
+            volume: Volume::open(device)?,
+            upcase: OnceLock::new(),
+            indexes: Recent::new(KEPT_INDEXES, KEPT_INDEX_BYTES),
         }))
     }
 
-    fn io(&self) -> Io<'_> {
-        Io(&self.device)
-    }
-
-    /// The record number and the record of a file reference.
-    fn record(&self, inode: GuestInode) -> Result<(u64, Vec<u8>)> {
-        let number = inode & NUMBER_MASK;
-        let (_, record) = mft_io::read_mft_record_io(&mut self.io(), number).map_err(from_ntfs)?;
-        const IN_USE: u16 = 1;
-        let sequence = inode >> 48;
-        if mft_io::record_flags(&record) & IN_USE == 0
-            || (sequence != 0 && u64::from(mft_io::record_sequence(&record)) != sequence)
-        {
-            return Err(Error::corrupt(
-                "a name leads to a record that is not in use",
-            ));
+    fn upcase(&self) -> Result<&UpcaseTable> {
+        if let Some(table) = self.upcase.get() {
+            return Ok(table);
         }
-        Ok((number, record))
+        let table = UpcaseTable::load_io(&mut Io(&self.volume.device)).map_err(from_ntfs)?;
+        Ok(self.upcase.get_or_init(|| table))
     }
 
-    fn entries(&self, dir: GuestInode) -> Result<Vec<GuestEntry>> {
-        let (number, record) = self.record(dir)?;
-        const IS_DIRECTORY: u16 = 2;
+    fn index(&self, dir: GuestInode) -> Result<Arc<Index>> {
+        if let Some(index) = self.indexes.get(dir) {
+            return Ok(index);
+        }
+        let (number, record) = self.volume.record_in_use(dir)?;
         if mft_io::record_flags(&record) & IS_DIRECTORY == 0 {
             return Err(Error::new(ErrorKind::Invalid, "not a directory"));
         }
-        let entries = ntfs_dir::entries(&self.device, &self.boot, number, &record)?;
-        Ok(entries
-            .into_iter()
-            .map(|entry| GuestEntry {
-                name: entry.name.into(),
-                inode: entry.file_record_number | u64::from(entry.sequence) << 48,
-                kind: match entry.file_attributes {
-                    // The record says whether it is a link.
-                    bits if bits & ATTRIBUTE_REPARSE != 0 => None,
-                    bits if bits & ATTRIBUTE_DIRECTORY != 0 => Some(NodeKind::Dir),
-                    _ => Some(NodeKind::File),
-                },
-            })
-            .collect())
+        let index = Index::open(&self.volume, number, &record)?;
+        Ok(self.indexes.put(dir, index.weight_bytes(), index))
     }
 
     /// The reparse tag and data of a record.
-    fn reparse(&self, number: u64) -> Result<Option<(u32, Vec<u8>)>> {
-        let value = read::read_attribute_value_if_present(
-            &mut self.io(),
-            number,
-            AttrType::ReparsePoint,
-            None,
-        )
-        .map_err(from_ntfs)?;
-        let Some(value) = value else {
+    fn reparse(&self, number: u64, record: &[u8]) -> Result<Option<(u32, Vec<u8>)>> {
+        let kind = AttrType::ReparsePoint;
+        let Some(stream) = ntfs_data::locate_kind(&self.volume, number, record, kind, "")? else {
             return Ok(None);
         };
-        if value.len() < 8 || value.len() > MAX_REPARSE_BYTES {
+        if !(8..=MAX_REPARSE_BYTES).contains(&stream.len_bytes()) {
             return Err(Error::corrupt("a reparse point has a wrong length"));
         }
+        let content = stream.into_content(&self.volume)?;
+        let mut value = vec![0; content.len_bytes() as usize];
+        content.read_exact_at(&mut value, 0)?;
         let tag = u32::from_le_bytes([value[0], value[1], value[2], value[3]]);
         Ok(Some((tag, value)))
     }
 
     fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
-        ntfs_data::locate(&self.device, &self.boot, number, record, name)
+        ntfs_data::locate(&self.volume, number, record, name)
+    }
+}
+
+/// What `$STANDARD_INFORMATION` says, times in 100 ns since 1601.
+struct Standard {
+    modified: u64,
+    changed: u64,
+    accessed: u64,
+    attributes: u32,
+}
+
+impl Standard {
+    fn of(record: &[u8]) -> Result<Self> {
+        let value = attr_io::iter_attributes(record)
+            .find(|location| location.type_code == AttrType::StandardInformation as u32)
+            .and_then(|location| attr_io::resident_value_start(&location))
+            .and_then(|start| record.get(start..start.checked_add(36)?))
+            .ok_or_else(|| Error::corrupt("ntfs: a record says nothing about its file"))?;
+        let field = |at: usize, len: usize| {
+            let bytes = value[at..at + len].iter().rev();
+            bytes.fold(0u64, |all, &byte| all << 8 | u64::from(byte))
+        };
+        Ok(Standard {
+            modified: field(8, 8),
+            changed: field(16, 8),
+            accessed: field(24, 8),
+            attributes: field(32, 4) as u32,
+        })
     }
 }
 
@@ -204,15 +194,14 @@ impl GuestFs for NtfsFs {
     }
 
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
-        let (number, record) = self.record(inode)?;
-        let stat = read::read_stat(&mut self.io(), number).map_err(from_ntfs)?;
-        let mut kind = match stat.is_dir {
-            true => NodeKind::Dir,
-            false => NodeKind::File,
+        let (number, record) = self.volume.record_in_use(inode)?;
+        let standard = Standard::of(&record)?;
+        let mut kind = match mft_io::record_flags(&record) & IS_DIRECTORY {
+            0 => NodeKind::File,
+            _ => NodeKind::Dir,
         };
-        let mut size_bytes = if stat.is_dir { 0 } else { stat.size };
-        let mut allocated_bytes = 0;
-        if let Some((tag, value)) = self.reparse(number)?
+        let (mut size_bytes, mut allocated_bytes) = (0, 0);
+        if let Some((tag, value)) = self.reparse(number, &record)?
             && let Some(target) = link_target(tag, &value)?
         {
             kind = NodeKind::Symlink;
@@ -231,43 +220,56 @@ impl GuestFs for NtfsFs {
                 start.and_then(|start| record.get(start + 65)) == Some(&2)
             })
             .count() as u32;
+        let link_count = u16::from_le_bytes([record[18], record[19]]);
         let permissions = match kind {
             NodeKind::Dir => 0o755,
             NodeKind::Symlink => 0o777,
             _ => 0o644,
         };
-        let read_only = stat.file_attributes & ATTRIBUTE_READ_ONLY != 0 && kind == NodeKind::File;
+        let read_only = standard.attributes & ATTRIBUTE_READ_ONLY != 0 && kind == NodeKind::File;
         Ok(GuestAttr {
             kind,
             size_bytes,
             allocated_bytes,
             permissions: permissions & if read_only { !0o222 } else { 0o7777 },
-            links: u32::from(stat.link_count).saturating_sub(aliases).max(1),
+            links: u32::from(link_count).saturating_sub(aliases).max(1),
             uid: 0,
             gid: 0,
-            atime: windows_time(stat.accessed_nt),
-            mtime: windows_time(stat.modified_nt),
-            ctime: windows_time(stat.mft_modified_nt),
+            atime: windows_time(standard.accessed),
+            mtime: windows_time(standard.modified),
+            ctime: windows_time(standard.changed),
             rdev: 0,
         })
     }
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-        self.listings.lookup(dir, name, || self.entries(dir))
+        match utf16::from_bytes(name.as_bytes()) {
+            Some(units) => self.index(dir)?.find(&units, self.upcase()?),
+            None => Ok(None),
+        }
     }
 
-    fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
-        let entries = self.entries(dir)?;
-        self.listings.keep(dir, &entries);
+    fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch> {
+        let (entries, next) = self.index(dir)?.part(cursor)?;
+        let entries = entries.into_iter().map(|entry| GuestEntry {
+            name: OsString::from_vec(utf16::to_bytes(&entry.name)),
+            inode: entry.reference,
+            kind: match entry.attributes {
+                // The record says whether it is a link.
+                bits if bits & ATTRIBUTE_REPARSE != 0 => None,
+                bits if bits & ATTRIBUTE_DIRECTORY != 0 => Some(NodeKind::Dir),
+                _ => Some(NodeKind::File),
+            },
+        });
         Ok(Batch {
-            entries,
-            next: None,
+            entries: entries.collect(),
+            next,
         })
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
-        let (number, _) = self.record(inode)?;
-        match self.reparse(number)? {
+        let (number, record) = self.volume.record_in_use(inode)?;
+        match self.reparse(number, &record)? {
             Some((tag, value)) => link_target(tag, &value)?,
             None => None,
         }
@@ -275,16 +277,16 @@ impl GuestFs for NtfsFs {
     }
 
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
-        let (number, record) = self.record(inode)?;
+        let (number, record) = self.volume.record_in_use(inode)?;
         let mut out = Vec::new();
-        for name in ntfs_data::stream_names(&self.device, number, &record)? {
+        for name in ntfs_data::stream_names(&self.volume, &record)? {
             let Some(stream) = self.stream(number, &record, &name)? else {
                 continue;
             };
             if stream.len_bytes() > MAX_XATTR_BYTES || name == "WofCompressedData" {
                 continue;
             }
-            let content = stream.into_content(&self.device, &self.boot)?;
+            let content = stream.into_content(&self.volume)?;
             let mut value = vec![0; content.len_bytes() as usize];
             content.read_exact_at(&mut value, 0)?;
             out.push((format!("user.{name}").into(), value));
@@ -293,9 +295,9 @@ impl GuestFs for NtfsFs {
     }
 
     fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
-        let (number, record) = self.record(inode)?;
-        let stat = read::read_stat(&mut self.io(), number).map_err(from_ntfs)?;
-        if stat.is_dir {
+        let (number, record) = self.volume.record_in_use(inode)?;
+        let attributes = Standard::of(&record)?.attributes;
+        if mft_io::record_flags(&record) & IS_DIRECTORY != 0 {
             return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
         }
         let refuse = |what: &str| {
@@ -304,17 +306,17 @@ impl GuestFs for NtfsFs {
                 format!("{what} is not read"),
             ))
         };
-        match self.reparse(number)? {
+        match self.reparse(number, &record)? {
             Some((TAG_DEDUP, _)) => return refuse("a deduplicated file"),
             Some((TAG_WOF, _)) => return refuse("a file compressed by the system (WOF)"),
             Some((TAG_HSM | TAG_HSM2, _)) => return refuse("a file moved to other storage"),
-            Some(_) if stat.file_attributes & (ATTRIBUTE_OFFLINE | ATTRIBUTE_RECALL) != 0 => {
+            Some(_) if attributes & (ATTRIBUTE_OFFLINE | ATTRIBUTE_RECALL) != 0 => {
                 return refuse("a file whose content is kept elsewhere");
             }
             _ => {}
         }
         match self.stream(number, &record, "")? {
-            Some(stream) => stream.into_content(&self.device, &self.boot),
+            Some(stream) => stream.into_content(&self.volume),
             // No content at all, which is allowed.
             None => Ok(Arc::new(Vec::new())),
         }

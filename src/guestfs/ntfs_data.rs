@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use fs_ntfs::attr_io::{self, AttrLocation, AttrType};
 use fs_ntfs::data_runs::{self, DataRun};
-use fs_ntfs::mft_io::{self, BootParams};
+use fs_ntfs::mft_io::BootParams;
 use fs_ntfs::read;
 
-use super::device::Device;
-use super::ntfs::{Io, from_ntfs};
+use super::device::{Cached, Device};
+use super::ntfs::from_ntfs;
+use super::ntfs_volume::{NUMBER_MASK, Volume};
 use super::run_file::{Run, RunFile, RunMap};
 use super::window::{WindowFile, WindowRead};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,8 @@ const FLAG_COMPRESSED: u16 = 0x00FF;
 const FLAG_ENCRYPTED: u16 = 0x4000;
 /// Records that one attribute list may lead to.
 const MAX_INSTANCES: usize = 100_000;
+/// Windows ends at 256 KiB; this leaves room for others.
+const MAX_LIST_BYTES: u64 = 4 << 20;
 /// An LZNT1 chunk unpacks to at most this.
 const CHUNK_BYTES: usize = 4096;
 
@@ -67,7 +70,20 @@ impl Stream {
     ///
     /// # Errors
     /// `Unsupported` for encrypted streams.
-    pub fn into_content(self, device: &Arc<Device>, boot: &BootParams) -> Result<Arc<dyn ReadAt>> {
+    pub fn into_content(self, volume: &Volume) -> Result<Arc<dyn ReadAt>> {
+        self.into_content_on(volume.device.volume().clone(), volume)
+    }
+
+    /// The content, read by way of `bytes`, which are those of the volume.
+    ///
+    /// # Errors
+    /// As [`Stream::into_content`].
+    pub fn into_content_on(
+        self,
+        bytes: Arc<dyn ReadAt>,
+        volume: &Volume,
+    ) -> Result<Arc<dyn ReadAt>> {
+        let boot = &volume.boot;
         let clusters = match self {
             Stream::Resident(bytes) => return Ok(Arc::new(bytes)),
             Stream::Clusters(clusters) => clusters,
@@ -80,14 +96,14 @@ impl Stream {
         }
         let len = clusters.len_bytes;
         if clusters.flags & FLAG_COMPRESSED != 0 {
-            let source = Compressed::new(device.clone(), clusters, boot.cluster_size)?;
+            let source = Compressed::new(volume.device.clone(), clusters, boot.cluster_size)?;
             return Ok(Arc::new(WindowFile::new(source, len)?));
         }
         let map = Plain {
             clusters,
             cluster_bytes: boot.cluster_size,
         };
-        Ok(Arc::new(RunFile::new(device.volume().clone(), map, len)?))
+        Ok(Arc::new(RunFile::new(bytes, map, len)?))
     }
 }
 
@@ -95,14 +111,8 @@ impl Stream {
 ///
 /// # Errors
 /// `Corrupt` when its parts do not fit together.
-pub fn locate(
-    device: &Device,
-    boot: &BootParams,
-    number: u64,
-    record: &[u8],
-    name: &str,
-) -> Result<Option<Stream>> {
-    locate_kind(device, boot, number, record, AttrType::Data, name)
+pub fn locate(volume: &Volume, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
+    locate_kind(volume, number, record, AttrType::Data, name)
 }
 
 /// As [`locate`], for any type of attribute.
@@ -110,15 +120,14 @@ pub fn locate(
 /// # Errors
 /// `Corrupt` when its parts do not fit together.
 pub fn locate_kind(
-    device: &Device,
-    boot: &BootParams,
+    volume: &Volume,
     number: u64,
     record: &[u8],
     kind: AttrType,
     name: &str,
 ) -> Result<Option<Stream>> {
-    let parts = parts(device, number, record, kind, name)?;
-    assemble(boot, &parts)
+    let parts = parts(volume, number, record, kind, name)?;
+    assemble(&volume.boot, &parts)
 }
 
 /// The record that holds an attribute which cannot be split, `None` when there is none.
@@ -126,27 +135,27 @@ pub fn locate_kind(
 /// # Errors
 /// `Corrupt` when the attribute list leads astray.
 pub fn holder(
-    device: &Device,
+    volume: &Volume,
     number: u64,
     record: &[u8],
     kind: AttrType,
     name: &str,
 ) -> Result<Option<(Vec<u8>, AttrLocation)>> {
-    Ok(parts(device, number, record, kind, name)?
+    Ok(parts(volume, number, record, kind, name)?
         .into_iter()
         .next())
 }
 
 /// All instances of an attribute with the records that hold them, in the order of their clusters.
 fn parts(
-    device: &Device,
+    volume: &Volume,
     number: u64,
     record: &[u8],
     kind: AttrType,
     name: &str,
 ) -> Result<Vec<(Vec<u8>, AttrLocation)>> {
     let mut parts = Vec::new();
-    if let Some(entries) = attribute_list(device, number, record)? {
+    if let Some(entries) = attribute_list(volume, record)? {
         let mut wanted: Vec<_> = entries
             .into_iter()
             .filter(|entry| entry.type_code == kind as u32)
@@ -156,7 +165,7 @@ fn parts(
         for entry in wanted {
             let holder = match entry.record_number == number {
                 true => record.to_vec(),
-                false => extension(device, number, entry.record_number)?,
+                false => extension(volume, number, entry.record_number)?,
             };
             let found = attr_io::iter_attributes(&holder).find(|location| {
                 is_named(&holder, location, kind, name)
@@ -239,8 +248,8 @@ fn assemble(boot: &BootParams, parts: &[(Vec<u8>, AttrLocation)]) -> Result<Opti
 ///
 /// # Errors
 /// `Corrupt` when the attribute list makes no sense.
-pub fn stream_names(device: &Device, number: u64, record: &[u8]) -> Result<Vec<String>> {
-    let mut names: Vec<String> = match attribute_list(device, number, record)? {
+pub fn stream_names(volume: &Volume, record: &[u8]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = match attribute_list(volume, record)? {
         Some(entries) => entries
             .into_iter()
             .filter(|entry| entry.type_code == AttrType::Data as u32)
@@ -257,18 +266,21 @@ pub fn stream_names(device: &Device, number: u64, record: &[u8]) -> Result<Vec<S
     Ok(names)
 }
 
-fn attribute_list(
-    device: &Device,
-    number: u64,
-    record: &[u8],
-) -> Result<Option<Vec<read::AttrListEntry>>> {
-    let has_list = attr_io::iter_attributes(record)
-        .any(|location| location.type_code == AttrType::AttributeList as u32);
-    if !has_list {
+fn attribute_list(volume: &Volume, record: &[u8]) -> Result<Option<Vec<read::AttrListEntry>>> {
+    let found = attr_io::iter_attributes(record)
+        .find(|location| location.type_code == AttrType::AttributeList as u32);
+    let Some(location) = found else {
         return Ok(None);
+    };
+    // A list has no list of its own: all of it is in one place.
+    let list = assemble(&volume.boot, &[(record.to_vec(), location)])?
+        .ok_or_else(|| bad("an attribute list is not there"))?;
+    if list.len_bytes() > MAX_LIST_BYTES {
+        return Err(bad("an attribute list is too long"));
     }
-    let value = read::read_attribute_value(&mut Io(device), number, AttrType::AttributeList, None)
-        .map_err(from_ntfs)?;
+    let list = list.into_content_on(Arc::new(Cached(volume.device.clone())), volume)?;
+    let mut value = vec![0; list.len_bytes() as usize];
+    list.read_exact_at(&mut value, 0)?;
     let entries = read::parse_attribute_list(&value).map_err(from_ntfs)?;
     match entries.len() <= MAX_INSTANCES {
         true => Ok(Some(entries)),
@@ -277,13 +289,12 @@ fn attribute_list(
 }
 
 /// A further record of a file, which must name the file's own.
-fn extension(device: &Device, base: u64, number: u64) -> Result<Vec<u8>> {
-    let (_, record) = mft_io::read_mft_record_io(&mut Io(device), number).map_err(from_ntfs)?;
-    const NUMBER_MASK: u64 = (1 << 48) - 1;
-    if le64(&record, 0x20) & NUMBER_MASK != base || mft_io::record_flags(&record) & 1 == 0 {
-        return Err(bad("a part of a stream is in a record of another file"));
+fn extension(volume: &Volume, base: u64, number: u64) -> Result<Vec<u8>> {
+    let (_, record) = volume.record_in_use(number)?;
+    match le64(&record, 0x20) & NUMBER_MASK == base {
+        true => Ok(record),
+        false => Err(bad("a part of a stream is in a record of another file")),
     }
-    Ok(record)
 }
 
 fn is_named(record: &[u8], location: &AttrLocation, kind: AttrType, name: &str) -> bool {

@@ -1,99 +1,384 @@
-//! NTFS directories: the entries of a `$I30` index.
+//! NTFS directories: the entries of a `$I30` index, in parts and by name.
 //!
-//! The crate parses the entries of an index block. Which blocks there are is worked out here, by bytes:
-//! the crate counts them in clusters, and where a cluster holds several blocks it reads the first one
-//! again and again.
+//! An index is a B-tree: its root is in the directory's record, its other nodes are blocks of a stream,
+//! and a bitmap says which of them are in use. A listing goes over the blocks in their order; a look-up
+//! goes down the tree. Source: `layout.h` of ntfs-3g; the crate lists a directory as a whole, and where a
+//! cluster holds several blocks it reads the first one again and again.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use fs_ntfs::attr_io::{self, AttrType};
-use fs_ntfs::index_io::{self, DirEntryRaw};
-use fs_ntfs::mft_io::{self, BootParams};
+use fs_ntfs::mft_io;
+use fs_ntfs::upcase::UpcaseTable;
 
-use super::device::Device;
+use super::device::Cached;
 use super::ntfs::from_ntfs;
 use super::ntfs_data;
+use super::ntfs_volume::{NUMBER_MASK, Volume};
 use crate::error::{Error, Result};
+use crate::io::{ReadAt, check_range};
 
 const INDEX: &str = "$I30";
-const HAS_SUBNODES: u8 = 1;
 const MAX_BLOCK_BYTES: u64 = 64 << 10;
 /// Blocks of one index: 16 million, of some 20 to 40 names each.
 const MAX_BITMAP_BYTES: u64 = 2 << 20;
+/// Bytes of blocks that are read at once.
+const CHUNK_BYTES: u64 = 64 << 10;
+/// A part of a listing ends after so many entries or bytes.
+const BATCH_ENTRIES: usize = 4096;
+const BATCH_BYTES: u64 = 2 << 20;
+/// Nodes that one look-up may visit; a sound tree has less than ten levels.
+const MAX_VISITED: usize = 1000;
 /// The first record that is not one of the file system's own.
 const FIRST_LISTED: u64 = 16;
 const NAMESPACE_DOS: u8 = 2;
+/// Where the header of a block's entries is.
+const BLOCK_HEADER: usize = 24;
+/// Where that of the root's entries is, in the root's value.
+const ROOT_HEADER: usize = 16;
+const HAS_CHILD: u16 = 1;
+const IS_LAST: u16 = 2;
 
-/// All entries of a directory but `.`, 8.3 aliases and the file system's own files.
-///
-/// # Errors
-/// `Corrupt` when the index does not hold together; never a part of it.
-pub fn entries(
-    device: &Arc<Device>,
-    boot: &BootParams,
-    number: u64,
-    record: &[u8],
-) -> Result<Vec<DirEntryRaw>> {
-    let root = ntfs_data::holder(device, number, record, AttrType::IndexRoot, INDEX)?;
-    let (holder, location) = root.ok_or_else(|| bad("a directory has no index"))?;
-    let mut found = Vec::new();
-    index_io::collect_index_root_entries(&holder, &mut found).map_err(from_ntfs)?;
-    let flags = index_io::index_root_flags(&holder).ok_or_else(|| bad("an index has no header"))?;
-    if flags & HAS_SUBNODES != 0 {
-        let start = attr_io::resident_value_start(&location);
-        let block_bytes = start
-            .and_then(|start| holder.get(start + 8..start + 12))
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(|bytes| u64::from(u32::from_le_bytes(bytes)))
-            .filter(|bytes| bytes.is_power_of_two() && (512..=MAX_BLOCK_BYTES).contains(bytes))
-            .ok_or_else(|| bad("an index has blocks of a strange size"))?;
-        collect_blocks(device, boot, number, record, block_bytes, &mut found)?;
-    }
-    found.retain(|entry| {
-        entry.namespace != NAMESPACE_DOS && entry.file_record_number >= FIRST_LISTED
-    });
-    Ok(found)
+/// One name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name in UTF-16.
+    pub name: Vec<u16>,
+    /// The file reference: record number and sequence number.
+    pub reference: u64,
+    /// Windows' file attributes, as the index has them.
+    pub attributes: u32,
+    namespace: u8,
 }
 
-fn collect_blocks(
-    device: &Arc<Device>,
-    boot: &BootParams,
-    number: u64,
-    record: &[u8],
-    block_bytes: u64,
-    found: &mut Vec<DirEntryRaw>,
-) -> Result<()> {
-    let part = |kind| {
-        ntfs_data::locate_kind(device, boot, number, record, kind, INDEX)?
-            .ok_or_else(|| bad("an index lacks its blocks"))?
-            .into_content(device, boot)
-    };
-    let blocks = part(AttrType::IndexAllocation)?;
-    let in_use = part(AttrType::Bitmap)?;
-    if in_use.len_bytes() > MAX_BITMAP_BYTES {
-        return Err(bad("an index is too large"));
+impl Entry {
+    /// Whether it is shown: no 8.3 alias, no file of the file system's own (nor `.`).
+    fn is_listed(&self) -> bool {
+        self.namespace != NAMESPACE_DOS && self.reference & NUMBER_MASK >= FIRST_LISTED
     }
-    let mut bitmap = vec![0; in_use.len_bytes() as usize];
-    in_use.read_exact_at(&mut bitmap, 0)?;
-    let mut block = vec![0; block_bytes as usize];
-    for (byte, group) in bitmap.iter().zip((0u64..).step_by(8)) {
-        for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
-            let offset = (group + bit) * block_bytes;
-            if offset + block_bytes > blocks.len_bytes() {
-                return Err(bad("an index uses blocks that it does not have"));
+}
+
+/// A directory's index.
+pub struct Index {
+    /// The value of `$INDEX_ROOT`.
+    root: Vec<u8>,
+    blocks: Option<Blocks>,
+}
+
+struct Blocks {
+    content: Arc<dyn ReadAt>,
+    bitmap: Vec<u8>,
+    block_bytes: u64,
+    bytes_per_sector: u16,
+    /// What the numbers of blocks count.
+    vcn_bytes: u64,
+}
+
+impl Index {
+    /// The index of a directory's record.
+    ///
+    /// # Errors
+    /// `Corrupt` when the index does not hold together, here and below.
+    pub fn open(volume: &Volume, number: u64, record: &[u8]) -> Result<Self> {
+        let found = ntfs_data::holder(volume, number, record, AttrType::IndexRoot, INDEX)?;
+        let (holder, location) = found.ok_or_else(|| bad("a directory has no index"))?;
+        let root = attr_io::resident_value_start(&location)
+            .zip(location.resident_value_length)
+            .and_then(|(start, len)| holder.get(start..start.checked_add(len as usize)?))
+            .ok_or_else(|| bad("an index leaves its record"))?
+            .to_vec();
+        let has_blocks = le(&root, ROOT_HEADER + 12, 1)? & 1 != 0;
+        let mut index = Index { root, blocks: None };
+        if has_blocks {
+            index.blocks = Some(Blocks::open(volume, number, record, &index.root)?);
+        }
+        Ok(index)
+    }
+
+    /// About what it takes in memory.
+    pub fn weight_bytes(&self) -> usize {
+        let bitmap = self.blocks.as_ref().map_or(0, |blocks| blocks.bitmap.len());
+        self.root.len() + bitmap + 1024
+    }
+
+    /// The entries from `cursor` on (0, or what the last part gave), and where to go on.
+    pub fn part(&self, cursor: u64) -> Result<(Vec<Entry>, Option<u64>)> {
+        let mut found = Vec::new();
+        let mut keep = |bytes: &[u8], header| -> Result<usize> {
+            let nodes = nodes(bytes, header)?;
+            let entries = nodes.into_iter().filter_map(|node| node.entry);
+            found.extend(entries.filter(Entry::is_listed));
+            Ok(found.len())
+        };
+        if cursor == 0 {
+            keep(&self.root, ROOT_HEADER)?;
+        }
+        let Some(blocks) = &self.blocks else {
+            return Ok((found, None));
+        };
+        let per_chunk = (CHUNK_BYTES / blocks.block_bytes).max(1);
+        let mut read_bytes = 0;
+        let mut next = cursor;
+        while let Some(first) = blocks.next_in_use(next) {
+            let mut count = 1;
+            while count < per_chunk && blocks.is_in_use(first + count) {
+                count += 1;
             }
-            blocks.read_exact_at(&mut block, offset)?;
-            if !block.starts_with(b"INDX") {
-                return Err(bad("an index block has no signature"));
+            let mut chunk = blocks.read(first, count)?;
+            let mut total = 0;
+            for (block, number) in chunk
+                .chunks_exact_mut(blocks.block_bytes as usize)
+                .zip(first..)
+            {
+                blocks.check(block, number)?;
+                total = keep(block, BLOCK_HEADER)?;
             }
-            mft_io::apply_fixup_on_read_magic(&mut block, boot.bytes_per_sector, b"INDX")
-                .map_err(from_ntfs)?;
-            index_io::collect_indx_block_entries(&block, found).map_err(from_ntfs)?;
+            next = first + count;
+            read_bytes += count * blocks.block_bytes;
+            if total >= BATCH_ENTRIES || read_bytes >= BATCH_BYTES {
+                return Ok((found, Some(next)));
+            }
+        }
+        Ok((found, None))
+    }
+
+    /// The file reference of a name, matched exactly. The tree is in the order of names in upper case;
+    /// names that differ in case only may be anywhere among each other.
+    pub fn find(&self, name: &[u16], upcase: &UpcaseTable) -> Result<Option<u64>> {
+        let mut below = Vec::new();
+        let mut block;
+        let (mut bytes, mut header) = (&self.root[..], ROOT_HEADER);
+        for _ in 0..MAX_VISITED {
+            for node in nodes(bytes, header)? {
+                let order = match &node.entry {
+                    // The last one, which has no name, is behind all names.
+                    None => Ordering::Less,
+                    Some(entry) => upcase.cmp_names(name, &entry.name),
+                };
+                if let Some(entry) = node.entry.filter(Entry::is_listed)
+                    && entry.name == name
+                {
+                    return Ok(Some(entry.reference));
+                }
+                // What is in the child comes before the entry.
+                if order != Ordering::Greater {
+                    below.extend(node.child);
+                }
+                if order == Ordering::Less {
+                    break;
+                }
+            }
+            let Some(child) = below.pop() else {
+                return Ok(None);
+            };
+            let blocks = self.blocks.as_ref();
+            block = blocks
+                .ok_or_else(|| bad("an index lacks its blocks"))?
+                .by_place(child)?;
+            (bytes, header) = (&block[..], BLOCK_HEADER);
+        }
+        Err(bad("an index goes in a circle"))
+    }
+}
+
+impl Blocks {
+    fn open(volume: &Volume, number: u64, record: &[u8], root: &[u8]) -> Result<Self> {
+        let block_bytes = le(root, 8, 4)?;
+        if !block_bytes.is_power_of_two() || !(512..=MAX_BLOCK_BYTES).contains(&block_bytes) {
+            return Err(bad("an index has blocks of a strange size"));
+        }
+        let part = |kind| {
+            let cached = Arc::new(Cached(volume.device.clone()));
+            ntfs_data::locate_kind(volume, number, record, kind, INDEX)?
+                .ok_or_else(|| bad("an index lacks its blocks"))?
+                .into_content_on(cached, volume)
+        };
+        let content = part(AttrType::IndexAllocation)?;
+        let in_use = part(AttrType::Bitmap)?;
+        if in_use.len_bytes() > MAX_BITMAP_BYTES {
+            return Err(bad("an index is too large"));
+        }
+        let mut bitmap = vec![0; in_use.len_bytes() as usize];
+        in_use.read_exact_at(&mut bitmap, 0)?;
+        let cluster_bytes = volume.boot.cluster_size;
+        Ok(Blocks {
+            content,
+            bitmap,
+            block_bytes,
+            bytes_per_sector: volume.boot.bytes_per_sector,
+            vcn_bytes: match cluster_bytes <= block_bytes {
+                true => cluster_bytes.max(1),
+                false => 512,
+            },
+        })
+    }
+
+    fn is_in_use(&self, number: u64) -> bool {
+        let byte = self.bitmap.get((number / 8) as usize);
+        byte.is_some_and(|byte| byte & (1 << (number % 8)) != 0)
+    }
+
+    /// The first block from `number` on that is in use.
+    fn next_in_use(&self, number: u64) -> Option<u64> {
+        (number..self.bitmap.len() as u64 * 8).find(|&number| self.is_in_use(number))
+    }
+
+    /// Some blocks as they are stored.
+    fn read(&self, first: u64, count: u64) -> Result<Vec<u8>> {
+        let (start, len) = (first * self.block_bytes, count * self.block_bytes);
+        if check_range(start, len, self.content.len_bytes()).is_err() {
+            return Err(bad("an index uses blocks that it does not have"));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.content.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+
+    /// Makes sure that a block is whole and the one it should be.
+    fn check(&self, block: &mut [u8], number: u64) -> Result<()> {
+        mft_io::apply_fixup_on_read_magic(block, self.bytes_per_sector, b"INDX")
+            .map_err(from_ntfs)?;
+        match le(block, 16, 8)? == number * self.block_bytes / self.vcn_bytes {
+            true => Ok(()),
+            false => Err(bad("an index block is not the one it should be")),
         }
     }
-    Ok(())
+
+    /// The block that an entry names as its child.
+    fn by_place(&self, vcn: u64) -> Result<Vec<u8>> {
+        let number = vcn
+            .checked_mul(self.vcn_bytes)
+            .filter(|at| at % self.block_bytes == 0)
+            .map(|at| at / self.block_bytes)
+            .filter(|&number| self.is_in_use(number))
+            .ok_or_else(|| bad("an index entry names a block that is not there"))?;
+        let mut block = self.read(number, 1)?;
+        self.check(&mut block, number)?;
+        Ok(block)
+    }
+}
+
+/// An entry of a node as it is in the tree; the last one of a node has no name.
+struct Node {
+    entry: Option<Entry>,
+    child: Option<u64>,
+}
+
+/// The entries of a node whose header is at this byte.
+fn nodes(bytes: &[u8], header: usize) -> Result<Vec<Node>> {
+    let misfit = || bad("an index entry makes no sense");
+    let first = le(bytes, header, 4)? as usize;
+    let used = le(bytes, header + 4, 4)? as usize;
+    let end = header.saturating_add(used);
+    let all = bytes.get(..end).ok_or_else(misfit)?;
+    let mut at = header.saturating_add(first);
+    let mut found = Vec::new();
+    loop {
+        let len = le(all, at + 8, 2)? as usize;
+        let key_len = le(all, at + 10, 2)? as usize;
+        let flags = le(all, at + 12, 2)? as u16;
+        let entry = match len {
+            16.. if len % 8 == 0 => all.get(at..at + len).ok_or_else(misfit)?,
+            _ => return Err(misfit()),
+        };
+        let child = match flags & HAS_CHILD {
+            0 => None,
+            _ => Some(le(entry, len - 8, 8)?),
+        };
+        if flags & IS_LAST != 0 {
+            found.push(Node { entry: None, child });
+            return Ok(found);
+        }
+        let key = entry.get(16..16 + key_len).ok_or_else(misfit)?;
+        let name_len = le(key, 64, 1)? as usize;
+        let name = key.get(66..66 + 2 * name_len).ok_or_else(misfit)?;
+        let pairs = name.chunks_exact(2);
+        found.push(Node {
+            entry: Some(Entry {
+                name: pairs
+                    .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                    .collect(),
+                reference: le(entry, 0, 8)?,
+                attributes: le(key, 56, 4)? as u32,
+                namespace: key[65],
+            }),
+            child,
+        });
+        at += len;
+    }
+}
+
+/// A little-endian number of `len` bytes.
+fn le(bytes: &[u8], at: usize, len: usize) -> Result<u64> {
+    let bytes = bytes
+        .get(at..at + len)
+        .ok_or_else(|| bad("an index is cut short"))?;
+    let number = bytes.iter().rev();
+    Ok(number.fold(0, |all, &byte| all << 8 | u64::from(byte)))
 }
 
 fn bad(message: &str) -> Error {
     Error::corrupt(format!("ntfs: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with these names, or just its last entry.
+    fn root(names: &[&str]) -> Vec<u8> {
+        let mut entries = Vec::new();
+        for (name, reference) in names.iter().zip(100u64..) {
+            let units: Vec<u16> = name.encode_utf16().collect();
+            let key_len = 66 + 2 * units.len();
+            let len = (16 + key_len).next_multiple_of(8);
+            let mut entry = vec![0; len];
+            entry[..8].copy_from_slice(&reference.to_le_bytes());
+            entry[8..10].copy_from_slice(&(len as u16).to_le_bytes());
+            entry[10..12].copy_from_slice(&(key_len as u16).to_le_bytes());
+            entry[16 + 64] = units.len() as u8;
+            entry[16 + 65] = 1;
+            for (unit, pair) in units.iter().zip(entry[16 + 66..].chunks_exact_mut(2)) {
+                pair.copy_from_slice(&unit.to_le_bytes());
+            }
+            entries.extend(entry);
+        }
+        entries.extend([0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 2, 0, 0, 0]);
+        let mut root = vec![0; 32];
+        root[16..20].copy_from_slice(&16u32.to_le_bytes());
+        root[20..24].copy_from_slice(&(16 + entries.len() as u32).to_le_bytes());
+        root.extend(entries);
+        root
+    }
+
+    #[test]
+    fn entries_that_leave_their_node_are_refused() {
+        let good = root(&["a", "name"]);
+        assert_eq!(nodes(&good, ROOT_HEADER).unwrap().len(), 3);
+        for len in 0..good.len() {
+            assert!(nodes(&good[..len], ROOT_HEADER).is_err(), "{len}");
+        }
+        for (at, value) in [
+            (32 + 8, 15),
+            (32 + 8, 0),
+            (32 + 10, 200),
+            (32 + 16 + 64, 99),
+        ] {
+            let mut damaged = good.clone();
+            damaged[at] = value;
+            assert!(nodes(&damaged, ROOT_HEADER).is_err(), "{at} {value}");
+        }
+    }
+
+    #[test]
+    fn a_listing_of_a_small_directory_has_one_part() {
+        let index = Index {
+            root: root(&["a", "b"]),
+            blocks: None,
+        };
+        let (entries, next) = index.part(0).unwrap();
+        assert_eq!((entries.len(), next), (2, None));
+        assert_eq!(entries[1].reference, 101);
+    }
 }

@@ -1,19 +1,21 @@
 //! XFS versions 4 and 5, on `rust-fs-xfs`.
 //!
-//! The crate parses superblock, inodes, directories and attributes, verifies checksums, and replays a
-//! dirty log into memory. File contents are read here, by extents, straight from the volume.
+//! The crate parses superblock, inodes, directory blocks and attributes, verifies checksums, and replays
+//! a dirty log into memory. File contents are read here, by extents, straight from the volume;
+//! directories in `xfs_dir`.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
 use fs_xfs::Filesystem;
 use fs_xfs::extent::Extent;
-use fs_xfs::inode::{FileType, Format, Inode};
+use fs_xfs::inode::Inode;
 
 use super::device::Device;
 use super::run_file::{Run, RunFile, RunMap};
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
+use super::xfs_dir::Dirs;
+use super::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
@@ -23,6 +25,7 @@ pub struct XfsFs {
     fs: Arc<Filesystem>,
     /// The volume, or the crate's view when its log replay holds newer blocks.
     contents: Arc<dyn ReadAt>,
+    dirs: Dirs,
 }
 
 /// The volume as it is after the log.
@@ -56,7 +59,8 @@ impl XfsFs {
                 len_bytes: volume.len_bytes(),
             }),
         };
-        Ok(Arc::new(XfsFs { fs, contents }))
+        let dirs = Dirs::new(fs.clone());
+        Ok(Arc::new(XfsFs { fs, contents, dirs }))
     }
 
     fn inode(&self, number: GuestInode) -> Result<(Inode, Vec<u8>)> {
@@ -74,41 +78,7 @@ impl XfsFs {
         if !inode.is_dir() {
             return Err(Error::new(ErrorKind::Invalid, "not a directory"));
         }
-        self.refuse_split_blocks(&inode, &raw)?;
         Ok((inode, raw))
-    }
-
-    /// The crate reads a directory block of several file system blocks as one run. Where an extent
-    /// ends within a directory block that would give wrong entries.
-    fn refuse_split_blocks(&self, inode: &Inode, raw: &[u8]) -> Result<()> {
-        let sb = self.fs.superblock();
-        let per_block = u64::from(sb.dirblocksize() / sb.blocksize.max(1));
-        if per_block <= 1 || inode.format == Format::Local {
-            return Ok(());
-        }
-        let extents = self.fs.data_extents(inode, raw).map_err(from_xfs)?;
-        let split = extents
-            .iter()
-            .any(|e| e.startoff % per_block != 0 || e.blockcount % per_block != 0);
-        match split {
-            true => Err(Error::new(
-                ErrorKind::Unsupported,
-                "a directory with fragmented blocks is not read",
-            )),
-            false => Ok(()),
-        }
-    }
-}
-
-fn kind_of(kind: FileType) -> NodeKind {
-    match kind {
-        FileType::Regular => NodeKind::File,
-        FileType::Directory => NodeKind::Dir,
-        FileType::Symlink => NodeKind::Symlink,
-        FileType::CharDevice => NodeKind::CharDevice,
-        FileType::BlockDevice => NodeKind::BlockDevice,
-        FileType::Fifo => NodeKind::Fifo,
-        FileType::Socket => NodeKind::Socket,
     }
 }
 
@@ -154,28 +124,11 @@ impl GuestFs for XfsFs {
     }
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-        let (inode, raw) = self.directory(dir)?;
-        match self.fs.lookup(&inode, &raw, name.as_bytes()) {
-            Ok(found) => Ok(Some(found.ino)),
-            Err(fs_xfs::Error::NotFound) => Ok(None),
-            Err(error) => Err(from_xfs(error)),
-        }
+        self.dirs.lookup(dir, || self.directory(dir), name)
     }
 
-    fn list(&self, dir: GuestInode, _cursor: u64) -> Result<Batch> {
-        let (inode, raw) = self.directory(dir)?;
-        let entries = self.fs.read_dir(&inode, &raw).map_err(from_xfs)?;
-        Ok(Batch {
-            entries: entries
-                .into_iter()
-                .map(|entry| GuestEntry {
-                    name: OsString::from_vec(entry.name),
-                    inode: entry.ino,
-                    kind: entry.ftype.map(kind_of),
-                })
-                .collect(),
-            next: None,
-        })
+    fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch> {
+        self.dirs.list(dir, || self.directory(dir), cursor)
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
@@ -254,7 +207,7 @@ impl RunMap for ExtentList {
 }
 
 /// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
-fn from_xfs(error: fs_xfs::Error) -> Error {
+pub(super) fn from_xfs(error: fs_xfs::Error) -> Error {
     use fs_xfs::Error as E;
     match error {
         E::Io(text) => Error::new(ErrorKind::Io, format!("xfs: {text}")),

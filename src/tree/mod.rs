@@ -180,6 +180,14 @@ pub trait Directory: Base {
 
     /// Starts a listing. It shows the directory as it is now, whatever changes meanwhile.
     fn list(&self) -> Result<Box<dyn DirStream>>;
+
+    /// The nodes of some entries of a listing, in their order, `None` for one that cannot be had (a
+    /// look-up says why). Only for directories whose nodes cost little more than their names; the
+    /// others, as by default, give `None`, and their nodes are looked up when somebody wants them.
+    fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
+        let _ = entries;
+        None
+    }
 }
 
 /// A file.

@@ -61,6 +61,10 @@ pub struct MemFile {
     pub generation: u64,
     /// Permission bits.
     pub permissions: u16,
+    /// Its attributes cannot change.
+    pub constant: bool,
+    /// Has a reference for each node that is alive.
+    pub alive: Arc<()>,
 }
 
 impl MemFile {
@@ -80,6 +84,8 @@ impl MemFile {
             attr_calls: Arc::default(),
             generation: 0,
             permissions: 0o444,
+            constant: false,
+            alive: Arc::default(),
         }
     }
 
@@ -127,6 +133,9 @@ impl Base for MemFile {
     fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
         let found = self.xattrs.iter().find(|(n, _)| n == name);
         Ok(found.map(|(_, value)| value.clone()))
+    }
+    fn is_constant(&self) -> bool {
+        self.constant
     }
     fn is_quick(&self) -> bool {
         self.quick
@@ -217,6 +226,10 @@ pub struct MemDir {
     pub entries: BTreeMap<OsString, Node>,
     pub fails_after: Option<usize>,
     pub slow: Duration,
+    /// Gives new nodes of these files along with a listing; `None` among them cannot be had.
+    pub files: BTreeMap<OsString, Option<MemFile>>,
+    /// Counts look-ups.
+    pub lookups: Arc<AtomicU64>,
 }
 
 impl MemDir {
@@ -256,7 +269,12 @@ impl Base for MemDir {
 impl Directory for MemDir {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
         std::thread::sleep(self.slow);
-        Ok(self.entries.get(name).cloned())
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        match self.files.get(name) {
+            Some(Some(file)) => Ok(Some(file.clone().node())),
+            Some(None) => Err(Error::new(ErrorKind::Corrupt, "its inode is damaged")),
+            None => Ok(self.entries.get(name).cloned()),
+        }
     }
     fn list(&self) -> Result<Box<dyn DirStream>> {
         std::thread::sleep(self.slow);
@@ -269,10 +287,19 @@ impl Directory for MemDir {
             },
             identity: node.base().identity(),
         });
-        let list = EntryList::new(entries.collect());
+        let files = self.files.iter().map(|(name, file)| DirEntry {
+            name: name.clone(),
+            kind: NodeKind::File,
+            identity: Identity::Named(file.as_ref().map_or(0, |file| file.generation)),
+        });
+        let list = EntryList::new(entries.chain(files).collect());
         Ok(match self.fails_after {
             Some(count) => Box::new(Breaking(list, count)),
             None => Box::new(list),
         })
+    }
+    fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
+        let node = |entry: &DirEntry| Some(self.files.get(&entry.name)?.clone()?.node());
+        (!self.files.is_empty()).then(|| entries.iter().map(node).collect())
     }
 }

@@ -1,0 +1,373 @@
+//! The contents of btrfs files: by extents, each sector against its checksum.
+//!
+//! Extents that are stored as they are go from the volume into the reader's buffer; compressed ones (at
+//! most 128 KiB) are unpacked whole, and the last few are kept. Source: the on-disk format pages of
+//! btrfs' documentation, `struct btrfs_file_extent_item`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fs_btrfs::compression::{self, Compression, ShortDecode};
+
+use super::btrfs::from_btrfs;
+use super::btrfs_tree::{Trees, key};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+
+const EXTENT_DATA: u8 = 108;
+const EXTENT_CSUM: u8 = 128;
+/// All checksums are filed under this object (-10).
+const CSUM_OBJECT: u64 = u64::MAX - 9;
+/// Unpacked extents kept by one open file: as many as a read of 1 MiB may meet.
+const KEPT: usize = 8;
+/// What a compressed extent unpacks to, and takes, at most.
+const MAX_PACKED: u64 = 128 << 10;
+
+/// One file's content.
+pub struct Content {
+    /// The trees.
+    pub trees: Arc<Trees>,
+    /// The subvolume's root block.
+    pub root: u64,
+    /// The inode number.
+    pub number: u64,
+    /// Length in bytes, less than 2^63.
+    pub len_bytes: u64,
+    /// The root block of the checksum tree; `None` for files without checksums.
+    pub sums: Option<u64>,
+    /// Unpacked extents by their logical address, the one used last in front.
+    kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
+}
+
+/// What a part of a file is.
+enum Piece {
+    Hole,
+    Inline(Vec<u8>),
+    /// At a logical address.
+    Plain(u64),
+    Packed(Packed),
+}
+
+struct Packed {
+    logical: u64,
+    stored_bytes: u64,
+    unpacked_bytes: u64,
+    /// Where in the unpacked bytes this part begins.
+    within: u64,
+    method: Compression,
+    /// Whether the file ends in it: only then may it unpack to less than it says.
+    is_last: bool,
+}
+
+/// A part of a file from `start` to `end` (exclusive).
+struct Part {
+    start: u64,
+    end: u64,
+    piece: Piece,
+}
+
+fn bad(message: &str) -> Error {
+    Error::corrupt(format!("btrfs: {message}"))
+}
+
+fn le64(bytes: &[u8], at: usize) -> Result<u64> {
+    bytes
+        .get(at..at + 8)
+        .and_then(|eight| eight.try_into().ok())
+        .map(u64::from_le_bytes)
+        .ok_or_else(|| bad("a file's extent is too short"))
+}
+
+impl Content {
+    /// A file of `len_bytes` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` for a length that no file can have.
+    pub fn new(
+        trees: Arc<Trees>,
+        root: u64,
+        number: u64,
+        len_bytes: u64,
+        sums: Option<u64>,
+    ) -> Result<Self> {
+        if i64::try_from(len_bytes).is_err() {
+            return Err(bad("a file says it has more than 2^63 bytes"));
+        }
+        Ok(Content {
+            trees,
+            root,
+            number,
+            len_bytes,
+            sums,
+            kept: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn sector_bytes(&self) -> u64 {
+        u64::from(self.trees.fs().superblock().sectorsize).max(512)
+    }
+
+    /// The part of the file that `offset` is in.
+    fn part_at(&self, offset: u64) -> Result<Part> {
+        let wanted = key(self.number, EXTENT_DATA, offset);
+        let found = self.trees.at_or_before(self.root, &wanted)?;
+        if let Some((found, data)) = found.as_ref().and_then(|place| place.item())
+            && found.objectid == self.number
+            && found.key_type == EXTENT_DATA
+        {
+            let part = self.decode(found.offset, data)?;
+            if part.end > offset {
+                return Ok(part);
+            }
+        }
+        // Between extents: a hole up to the next one.
+        let mut end = u64::MAX;
+        self.trees.scan(self.root, &wanted, |found, _| {
+            if found.objectid == self.number && found.key_type == EXTENT_DATA {
+                end = found.offset;
+            }
+            Ok(false)
+        })?;
+        Ok(Part {
+            start: offset,
+            end,
+            piece: Piece::Hole,
+        })
+    }
+
+    /// What an extent item says.
+    fn decode(&self, start: u64, data: &[u8]) -> Result<Part> {
+        const INLINE: u8 = 0;
+        const REGULAR: u8 = 1;
+        const PREALLOCATED: u8 = 2;
+        let unpacked_bytes = le64(data, 8)?;
+        let head = data
+            .get(16..21)
+            .ok_or_else(|| bad("a file's extent is too short"))?;
+        if head[1..4] != [0; 3] {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "btrfs: an encrypted or encoded extent is not read",
+            ));
+        }
+        let method = Compression::from_byte(head[0]).map_err(from_btrfs)?;
+        if method.is_compressed() && unpacked_bytes > MAX_PACKED {
+            return Err(bad("a compressed extent is too large"));
+        }
+        let end_at = |len: u64| {
+            start
+                .checked_add(len)
+                .filter(|&end| end > start)
+                .ok_or_else(|| bad("a file's extent has no end"))
+        };
+        if head[4] == INLINE {
+            let stored = data.get(21..).unwrap_or_default();
+            let bytes = match method.is_compressed() {
+                false => stored.to_vec(),
+                true => self.unpack(method, stored, unpacked_bytes, true)?,
+            };
+            return Ok(Part {
+                start,
+                end: end_at(bytes.len() as u64)?,
+                piece: Piece::Inline(bytes),
+            });
+        }
+        let (logical, stored_bytes) = (le64(data, 21)?, le64(data, 29)?);
+        let (within, len) = (le64(data, 37)?, le64(data, 45)?);
+        let end = end_at(len)?;
+        let is_inside = within
+            .checked_add(len)
+            .is_some_and(|end| end <= unpacked_bytes);
+        let piece = match head[4] {
+            REGULAR | PREALLOCATED if logical == 0 => Piece::Hole,
+            // Reserved and never written.
+            PREALLOCATED => Piece::Hole,
+            REGULAR if !is_inside => {
+                return Err(bad("a file's extent leaves what it is a part of"));
+            }
+            REGULAR if method.is_compressed() => {
+                if stored_bytes > MAX_PACKED {
+                    return Err(bad("a compressed extent is too large"));
+                }
+                Piece::Packed(Packed {
+                    logical,
+                    stored_bytes,
+                    unpacked_bytes,
+                    within,
+                    method,
+                    is_last: start.saturating_add(unpacked_bytes) >= self.len_bytes,
+                })
+            }
+            REGULAR => Piece::Plain(
+                logical
+                    .checked_add(within)
+                    .ok_or_else(|| bad("a file's extent is past the end of everything"))?,
+            ),
+            _ => return Err(bad("a file's extent is of an unknown kind")),
+        };
+        Ok(Part { start, end, piece })
+    }
+
+    fn unpack(
+        &self,
+        method: Compression,
+        stored: &[u8],
+        unpacked_bytes: u64,
+        is_last: bool,
+    ) -> Result<Vec<u8>> {
+        let short = match is_last {
+            true => ShortDecode::Pad,
+            false => ShortDecode::Refuse,
+        };
+        let sector = self.sector_bytes() as usize;
+        compression::decompress(method, stored, unpacked_bytes as usize, sector, short)
+            .map_err(from_btrfs)
+    }
+
+    /// A compressed extent, unpacked.
+    fn unpacked(&self, packed: &Packed) -> Result<Arc<[u8]>> {
+        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut kept = lock();
+            if let Some(index) = kept.iter().position(|(at, _)| *at == packed.logical) {
+                kept[..=index].rotate_right(1);
+                return Ok(kept[0].1.clone());
+            }
+        }
+        let mut stored = vec![0; packed.stored_bytes as usize];
+        self.read_verified(packed.logical, &mut stored)?;
+        let bytes: Arc<[u8]> = self
+            .unpack(
+                packed.method,
+                &stored,
+                packed.unpacked_bytes,
+                packed.is_last,
+            )?
+            .into();
+        let mut kept = lock();
+        kept.truncate(KEPT - 1);
+        kept.insert(0, (packed.logical, bytes.clone()));
+        Ok(bytes)
+    }
+
+    /// Reads bytes at a logical address, verified. Checksums are those of whole sectors.
+    fn read_verified(&self, logical: u64, buf: &mut [u8]) -> Result<()> {
+        let sector = self.sector_bytes();
+        let skip = logical % sector;
+        let whole = (skip + buf.len() as u64).next_multiple_of(sector);
+        if skip == 0 && whole == buf.len() as u64 {
+            return self.read_sectors(logical, buf);
+        }
+        let mut sectors = vec![0; whole as usize];
+        self.read_sectors(logical - skip, &mut sectors)?;
+        let skip = skip as usize;
+        buf.copy_from_slice(&sectors[skip..skip + buf.len()]);
+        Ok(())
+    }
+
+    /// Reads whole sectors from the first copy that is good.
+    fn read_sectors(&self, logical: u64, buf: &mut [u8]) -> Result<()> {
+        let mut failed = None;
+        for copy in 0..self.trees.copies(logical)? {
+            let read = self
+                .trees
+                .read(logical, copy, buf)
+                .and_then(|()| self.verify(logical, buf));
+            match read {
+                Ok(()) => return Ok(()),
+                Err(error) => _ = failed.get_or_insert(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| bad("a file's extent has no copies")))
+    }
+
+    fn verify(&self, logical: u64, bytes: &[u8]) -> Result<()> {
+        let Some(root) = self.sums else { return Ok(()) };
+        let sector = self.sector_bytes();
+        let method = self.trees.fs().superblock().csum_type;
+        let size = method.digest_len();
+        let mut rest = bytes.chunks_exact(sector as usize);
+        let mut at = logical;
+        while rest.len() > 0 {
+            let none = || bad("a file's content has no checksum").at(at);
+            let wanted = key(CSUM_OBJECT, EXTENT_CSUM, at);
+            let place = self.trees.at_or_before(root, &wanted)?.ok_or_else(none)?;
+            let (found, sums) = place.item().ok_or_else(none)?;
+            if found.objectid != CSUM_OBJECT || found.key_type != EXTENT_CSUM {
+                return Err(none());
+            }
+            let first = ((at - found.offset) / sector) as usize;
+            let sums = sums.chunks_exact(size).skip(first);
+            if sums.len() == 0 {
+                return Err(none());
+            }
+            let count = sums.len().min(rest.len());
+            for (sum, sector_bytes) in sums.zip(rest.by_ref().take(count)) {
+                if !method.verify(sector_bytes, sum) {
+                    return Err(bad("a file's content has a wrong checksum").at(at));
+                }
+                at += sector;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadAt for Content {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.len_bytes)?;
+        let mut offset = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let part = self.part_at(offset)?;
+            let skip = offset - part.start;
+            let take = (part.end - offset).min(rest.len() as u64) as usize;
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
+            let copy = |from: &[u8], skip: u64, to: &mut [u8]| {
+                let from = usize::try_from(skip)
+                    .ok()
+                    .and_then(|skip| from.get(skip..skip.checked_add(take)?))
+                    .ok_or_else(|| bad("a file's extent is shorter than it says"))?;
+                to.copy_from_slice(from);
+                Ok::<(), Error>(())
+            };
+            match &part.piece {
+                Piece::Hole => now.fill(0),
+                Piece::Inline(bytes) => copy(bytes, skip, now)?,
+                Piece::Packed(packed) => {
+                    let bytes = self.unpacked(packed)?;
+                    copy(&bytes, packed.within + skip, now)?;
+                }
+                Piece::Plain(logical) => {
+                    let at = logical
+                        .checked_add(skip)
+                        .ok_or_else(|| bad("a file's extent is past the end of everything"))?;
+                    self.read_verified(at, now)?;
+                }
+            }
+            offset += take as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        if offset >= self.len_bytes {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "extent asked for past the end",
+            ));
+        }
+        let part = self.part_at(offset)?;
+        Ok(Extent {
+            kind: match part.piece {
+                Piece::Hole => ExtentKind::Hole,
+                _ => ExtentKind::Data,
+            },
+            end: part.end.min(self.len_bytes),
+        })
+    }
+}
