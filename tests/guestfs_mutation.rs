@@ -188,6 +188,16 @@ fn damaged_exfat() {
 }
 
 #[test]
+fn damaged_iso_9660() {
+    mutate_disk("iso");
+}
+
+#[test]
+fn damaged_joliet() {
+    mutate_disk("iso-joliet");
+}
+
+#[test]
 fn damaged_partition_table() {
     mutate_disk("partitioned");
 }

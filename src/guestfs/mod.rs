@@ -17,6 +17,7 @@ mod ext_map;
 mod fat;
 mod fat_dir;
 pub mod guard;
+mod iso;
 mod listings;
 pub mod node;
 mod ntfs;
@@ -123,8 +124,8 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    use Content::{Btrfs, ExFat, Ext, Fat, Ntfs, Xfs};
-    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat)
+    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Xfs};
+    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660)
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -139,6 +140,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Btrfs => btrfs::BtrfsFs::open(volume),
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
+        Content::Iso9660 => iso::IsoFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
