@@ -171,6 +171,9 @@ mod tests {
         drop(many);
         let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(free.bytes <= MAX_FREE_BYTES);
-        assert_eq!(free.bytes, free.buffers.iter().map(Vec::len).sum::<usize>());
+        assert_eq!(
+            free.bytes,
+            free.buffers.iter().map(|room| room.len()).sum::<usize>()
+        );
     }
 }

@@ -2,8 +2,8 @@
 //! names, types, modes, owners, sizes, times, link counts, targets, attributes and contents.
 //!
 //! The images under `tests/fixtures/guests` were made by `scripts/fixtures/make-guests --golden`, which
-//! also wrote down what the kernel (for NTFS and exFAT their FUSE drivers, for FAT the source of the copy)
-//! showed. Larger ones can be compared with
+//! also wrote down what the kernel (for NTFS and exFAT their FUSE drivers, for FAT and ISO 9660 the source
+//! of the copy) showed. Larger ones can be compared with
 //! `BRFS_GUESTS=DIR cargo test --release --test guestfs_walk -- --ignored`.
 
 mod guest_support;
@@ -91,6 +91,26 @@ fn fat32_from_mtools() {
 #[test]
 fn exfat() {
     compare_golden("exfat");
+}
+
+#[test]
+fn iso_9660_with_rock_ridge_and_moved_directories() {
+    compare_golden("iso");
+}
+
+#[test]
+fn iso_9660_with_rock_ridge_and_long_links() {
+    compare_golden("iso-xorriso");
+}
+
+#[test]
+fn iso_9660_with_joliet() {
+    compare_golden("iso-joliet");
+}
+
+#[test]
+fn iso_9660_with_nothing() {
+    compare_golden("iso-bare");
 }
 
 #[test]

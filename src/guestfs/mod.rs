@@ -20,6 +20,8 @@ mod fat;
 mod fat_dir;
 mod fat_volume;
 pub mod guard;
+mod iso;
+mod listings;
 pub mod node;
 mod ntfs;
 mod ntfs_data;
@@ -129,8 +131,8 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    use Content::{Btrfs, ExFat, Ext, Fat, Ntfs, Xfs};
-    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat)
+    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Xfs};
+    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660)
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -145,6 +147,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Btrfs => btrfs::BtrfsFs::open(volume),
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
+        Content::Iso9660 => iso::IsoFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(

@@ -1,0 +1,315 @@
+//! What the fuzz targets run: plain functions from bytes, so that a test on stable drives them, too
+//! (`tests/fuzz_bodies.rs`), and they cannot rot.
+//!
+//! A body only has to come back: panics, and what a fuzzer notices besides (time, memory), are the
+//! finds. Where a checksum would keep every change out, the body makes it right again.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use brfs::image::merge_state::{MergeState, merge_state_file_name, parent_of_merge_state};
+use brfs::image::{DiskContext, vhd};
+use brfs::io::{Extent, ReadAt};
+use brfs::repo::{RestorePoint, date, naming};
+use brfs::store::{LocalStore, StorePath};
+use brfs::volume::lvm::{config, metadata};
+use brfs::volume::{assemble, read_table};
+
+/// A target: its name and what it does with its input.
+pub type Body = (&'static str, fn(&[u8]));
+
+/// All but the guest file systems, which are in [`super::guests`].
+pub const BODIES: &[Body] = &[
+    ("vhd_file", vhd_file),
+    ("vhd_directory", vhd_directory),
+    ("metadata", metadata_json),
+    ("merge_state", merge_state),
+    ("partitions", partitions),
+    ("lvm_text", lvm_text),
+    ("lvm_volume", lvm_volume),
+    ("md", md),
+];
+
+/// What tells apart the pieces of inputs that have several.
+pub const SEPARATOR: &[u8] = b"\0\xFF--\xFF\0";
+
+/// The pieces of an input, exactly `N`; missing ones are empty.
+fn pieces<const N: usize>(data: &[u8]) -> [&[u8]; N] {
+    let mut rest = data;
+    std::array::from_fn(|_| {
+        let found = rest
+            .windows(SEPARATOR.len())
+            .position(|window| window == SEPARATOR);
+        let Some(at) = found else {
+            return std::mem::take(&mut rest);
+        };
+        let piece = &rest[..at];
+        rest = &rest[at + SEPARATOR.len()..];
+        piece
+    })
+}
+
+/// A VHD file: footer, header, block table, blocks.
+pub fn vhd_file(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    bytes.truncate(4 << 20);
+    fix_vhd(&mut bytes);
+    let _ = vhd::Footer::parse(&bytes);
+    let _ = bytes.get(512..).map(vhd::Header::parse);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("20260301T013000Z.vhd"), &bytes).unwrap();
+    read_disk(dir.path(), "20260301T013000Z.vhd");
+}
+
+/// An alias and the parts of a VHD directory: chunk filters, header, footer, block table, one block.
+pub fn vhd_directory(data: &[u8]) {
+    let [alias, filters, header, footer, table, block] = pieces(data);
+    let dir = tempfile::tempdir().unwrap();
+    let vhd = dir.path().join("data/a.vhd");
+    fs::create_dir_all(vhd.join("blocks/0")).unwrap();
+    let mut head = [footer, header].concat();
+    // Compressed ones are what they are.
+    if (footer.len(), header.len()) == (512, 1024) {
+        fix_vhd(&mut head);
+    }
+    let (footer, header) = head.split_at(footer.len());
+    for (name, bytes) in [
+        ("chunk-filters.json", filters),
+        ("footer", footer),
+        ("header", header),
+        ("bat", table),
+        ("blocks/0/0", block),
+    ] {
+        fs::write(vhd.join(name), &bytes[..bytes.len().min(4 << 20)]).unwrap();
+    }
+    fs::write(dir.path().join("20260301T013000Z.alias.vhd"), alias).unwrap();
+    read_disk(dir.path(), "20260301T013000Z.alias.vhd");
+    read_disk(dir.path(), "data/a.vhd");
+}
+
+/// Opens a disk and reads it here and there.
+fn read_disk(root: &Path, name: &str) {
+    let context = DiskContext::new(Arc::new(LocalStore::open(root).unwrap()), 8 << 20);
+    let Ok(disk) = context.open_disk(&StorePath::new(name).unwrap(), None) else {
+        return;
+    };
+    let reader = disk.reader();
+    let len = disk.len_bytes();
+    let mut buf = vec![0; 64 << 10];
+    for offset in [0, 4096, len / 2, len.saturating_sub(1000)] {
+        let _ = reader.read(offset, buf.len(), &mut buf);
+        if offset < len
+            && let Ok(Extent { end, .. }) = disk.extent_at(offset)
+        {
+            assert!(end > offset && end <= len);
+        }
+    }
+    let _ = disk.allocated_bytes();
+    let _ = disk.problems(&disk.checked_links());
+}
+
+/// Footer and header get the checksums that their bytes have.
+fn fix_vhd(bytes: &mut [u8]) {
+    for (start, len, field) in [(0, 512, 64), (512, 1024, 36)] {
+        let Some(part) = bytes.get_mut(start..start + len) else {
+            return;
+        };
+        part[field..field + 4].fill(0);
+        let sum: u32 = part.iter().map(|&byte| u32::from(byte)).sum();
+        part[field..field + 4].copy_from_slice(&(!sum).to_be_bytes());
+    }
+    // The copy at the end of a file.
+    let end = bytes.len().saturating_sub(512);
+    if end >= 1536 {
+        bytes.copy_within(..512, end);
+    }
+}
+
+/// The JSON of a restore point, and a name for it and its VM.
+pub fn metadata_json(data: &[u8]) {
+    let [name, json] = pieces(data);
+    // From a listing: never empty, no slash.
+    let name = format!("2{}", String::from_utf8_lossy(name).replace('/', "-"));
+    let point = RestorePoint::parse(&StorePath::root(), &name, None, json);
+    let _ = (point.note(), point.time());
+    let _ = date::system_time(&name);
+    let _ = (date::day_of(&name), date::prefix_of_day(&name));
+    if let Some(shown) = naming::sanitize(&name) {
+        assert!(!shown.contains('/') && !shown.contains('\0'));
+    }
+    let shown = naming::vm_folder_name(Some(&name), "a6e898cb-777d-4f29-a073-ec9ff70ed330", true);
+    assert!(!shown.contains('/') && shown.len() <= 255);
+    let _ = naming::id_of_vm_folder_name(&name);
+}
+
+/// The state of a merge.
+pub fn merge_state(data: &[u8]) {
+    let _ = MergeState::parse(data);
+    let text = String::from_utf8_lossy(data);
+    let _ = parent_of_merge_state(&text);
+    assert_eq!(
+        parent_of_merge_state(&merge_state_file_name("a.vhd")),
+        Some("a.vhd")
+    );
+}
+
+/// A disk: MBR, GPT, and what its partitions hold.
+pub fn partitions(data: &[u8]) {
+    let mut disk = data.to_vec();
+    disk.truncate(8 << 20);
+    fix_gpt(&mut disk);
+    if let Ok(table) = read_table(&disk) {
+        for partition in &table.partitions {
+            let end = partition.start_bytes + partition.len_bytes;
+            assert!(end <= disk.len() as u64);
+        }
+    }
+    let _ = assemble(&[("xvda".into(), Arc::new(disk) as Arc<dyn ReadAt>)]);
+}
+
+/// The GPT's first copy gets the checksums that its bytes have.
+fn fix_gpt(disk: &mut [u8]) {
+    let entries = disk.get(1024..1024 + 128 * 128).map(crc32);
+    let Some(header) = disk.get_mut(512..604) else {
+        return;
+    };
+    if let Some(entries) = entries {
+        header[88..92].copy_from_slice(&entries.to_le_bytes());
+    }
+    header[16..20].fill(0);
+    let sum = crc32(header);
+    header[16..20].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The text of LVM metadata.
+pub fn lvm_text(data: &[u8]) {
+    let _ = config::parse(data);
+    let _ = metadata::parse(data);
+}
+
+/// The text of LVM metadata on a volume that it describes: sound label, sound checksums.
+pub fn lvm_volume(data: &[u8]) {
+    let mut text = data.to_vec();
+    text.truncate(60 << 10);
+    let id = id_of_first_volume(&text);
+    let disk: Arc<dyn ReadAt> = Arc::new(physical_volume(&id, &text));
+    let volumes = assemble(&[("xvda".into(), disk)]);
+    for group in &volumes.groups {
+        for volume in &group.volumes {
+            let bytes = &volume.volume;
+            let len = bytes.len_bytes();
+            let mut buf = vec![0; 4096];
+            for offset in [0, len / 2, len.saturating_sub(4096)] {
+                let take = (len - offset.min(len)).min(4096) as usize;
+                let _ = bytes.read_exact_at(&mut buf[..take], offset);
+                if offset < len {
+                    let _ = bytes.extent_at(offset);
+                }
+            }
+        }
+    }
+}
+
+/// The id that the text gives the first physical volume, without its dashes.
+fn id_of_first_volume(text: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(text);
+    let id = text
+        .split_once("pv0")
+        .and_then(|(_, behind)| behind.split_once("id = \""))
+        .and_then(|(_, behind)| behind.split_once('"'));
+    let mut id: Vec<u8> = id
+        .map_or("", |(id, _)| id)
+        .bytes()
+        .filter(|&byte| byte != b'-')
+        .collect();
+    id.resize(32, b'0');
+    id
+}
+
+fn physical_volume(id: &[u8], text: &[u8]) -> Vec<u8> {
+    const AREA: usize = 4096;
+    const AREA_BYTES: usize = 64 << 10;
+    let mut disk = vec![0; 2 << 20];
+    let put = |disk: &mut [u8], at: usize, bytes: &[u8]| {
+        disk[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    let label = &mut disk[512..1024];
+    put(label, 0, b"LABELONE\x01");
+    put(label, 20, &[32, 0, 0, 0]);
+    put(label, 24, b"LVM2 001");
+    put(label, 32, &id[..32]);
+    put(label, 64, &(2u64 << 20).to_le_bytes());
+    put(label, 72, &(1u64 << 20).to_le_bytes());
+    put(label, 104, &(AREA as u64).to_le_bytes());
+    put(label, 112, &(AREA_BYTES as u64).to_le_bytes());
+    let sum = lvm_sum(&label[20..]);
+    put(label, 16, &sum.to_le_bytes());
+    put(&mut disk, AREA + 512, text);
+    let area = &mut disk[AREA..AREA + 512];
+    put(area, 4, b" LVM2 x[5A%r0N*>\x01");
+    put(area, 24, &(AREA as u64).to_le_bytes());
+    put(area, 32, &(AREA_BYTES as u64).to_le_bytes());
+    put(area, 40, &512u64.to_le_bytes());
+    put(area, 48, &(text.len() as u64).to_le_bytes());
+    put(area, 56, &lvm_sum(text).to_le_bytes());
+    let sum = lvm_sum(&area[4..]);
+    put(area, 0, &sum.to_le_bytes());
+    disk
+}
+
+/// Up to four members of md arrays, with superblocks of version 1.2.
+pub fn md(data: &[u8]) {
+    let members: [&[u8]; 4] = pieces(data);
+    let disks: Vec<(String, Arc<dyn ReadAt>)> = members
+        .iter()
+        .zip(["xvda", "xvdb", "xvdc", "xvdd"])
+        .filter(|(bytes, _)| !bytes.is_empty())
+        .map(|(bytes, name)| {
+            let mut bytes = bytes.to_vec();
+            fix_md(&mut bytes);
+            (name.to_owned(), Arc::new(bytes) as Arc<dyn ReadAt>)
+        })
+        .collect();
+    for array in assemble(&disks).arrays {
+        let len = array.volume.len_bytes();
+        let mut buf = vec![0; 16 << 10];
+        for offset in [0, len / 2, len.saturating_sub(16 << 10)] {
+            let take = (len - offset.min(len)).min(16 << 10) as usize;
+            let _ = array.volume.read_exact_at(&mut buf[..take], offset);
+        }
+    }
+}
+
+fn fix_md(disk: &mut [u8]) {
+    let Some(block) = disk.get_mut(4096..8192) else {
+        return;
+    };
+    let roles = u32::from_le_bytes(block[220..224].try_into().unwrap()) as usize;
+    let len = (256 + roles.min(1920) * 2).next_multiple_of(4);
+    block[216..220].fill(0);
+    let sum: u64 = block[..len]
+        .chunks_exact(4)
+        .map(|word| u64::from(u32::from_le_bytes(word.try_into().unwrap())))
+        .sum();
+    let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
+    block[216..220].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !crc(u32::MAX, bytes)
+}
+
+fn lvm_sum(bytes: &[u8]) -> u32 {
+    crc(0xF597_A6CF, bytes)
+}
+
+fn crc(start: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(start, |mut register, &byte| {
+        register ^= u32::from(byte);
+        for _ in 0..8 {
+            register = (register >> 1) ^ (0xEDB8_8320 & (register & 1).wrapping_neg());
+        }
+        register
+    })
+}

@@ -1,0 +1,126 @@
+//! Guest volumes with some bytes changed, and a walk over all that they show.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use brfs::error::Result;
+use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
+use brfs::guestfs::node::GuestOptions;
+use brfs::guestfs::pool::Pool;
+use brfs::io::{Chunk, ReadAt};
+use brfs::tree::{Directory, Node};
+
+/// Bytes of an input that make one change: block and offset in it (16 bits each), and a mask.
+pub const EDIT_BYTES: usize = 5;
+const BLOCK_BYTES: u64 = 4096;
+
+/// An image with some bytes changed.
+pub struct Damaged {
+    base: Arc<dyn ReadAt>,
+    edits: HashMap<u64, u8>,
+}
+
+impl Damaged {
+    /// Changes bytes in these blocks of an image, as `input` says.
+    pub fn new(base: Arc<dyn ReadAt>, blocks: &[u64], input: &[u8]) -> Arc<dyn ReadAt> {
+        let edits = input.as_chunks::<EDIT_BYTES>().0.iter().map(|edit| {
+            let number = u16::from_le_bytes([edit[0], edit[1]]);
+            let offset = u64::from(u16::from_le_bytes([edit[2], edit[3]])) % BLOCK_BYTES;
+            let block = blocks[usize::from(number) % blocks.len()];
+            (block * BLOCK_BYTES + offset, edit[4])
+        });
+        Arc::new(Damaged {
+            edits: edits.collect(),
+            base,
+        })
+    }
+}
+
+impl ReadAt for Damaged {
+    fn len_bytes(&self) -> u64 {
+        self.base.len_bytes()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.base.read_exact_at(buf, offset)?;
+        let end = offset + buf.len() as u64;
+        for (&at, &mask) in &self.edits {
+            if (offset..end).contains(&at) {
+                buf[(at - offset) as usize] ^= mask;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The blocks that hold anything but zeros, and little noise: where metadata is.
+pub fn interesting_blocks(image: &dyn ReadAt) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut block = [0; BLOCK_BYTES as usize];
+    for number in 0..image.len_bytes() / BLOCK_BYTES {
+        image
+            .read_exact_at(&mut block, number * BLOCK_BYTES)
+            .unwrap();
+        let zeros = block.iter().filter(|&&b| b == 0).count();
+        if (400..4096).contains(&zeros) {
+            found.push(number);
+        }
+    }
+    found
+}
+
+/// How guests are shown here.
+pub fn context() -> GuestContext {
+    GuestContext {
+        pool: Arc::new(Pool::default()),
+        options: GuestOptions {
+            guest_owner: true,
+            ..GuestOptions::default()
+        },
+        time: UNIX_EPOCH,
+        identity: 1,
+    }
+}
+
+/// Walks what a disk shows, as far as it goes.
+pub fn look_at(image: Arc<dyn ReadAt>) {
+    let open: OpenDisk = Arc::new(move || Ok(image.clone()));
+    visit(&*disk_children(context(), "xvda", open), &mut 400, 0);
+}
+
+/// Walks what can be walked: at most so many nodes, the first bytes of each file.
+pub fn visit(dir: &dyn Directory, left: &mut u32, depth: u32) {
+    let Ok(mut stream) = dir.list() else {
+        return;
+    };
+    let mut buf = vec![0; 64 << 10];
+    while let Ok(Some(entry)) = stream.next_entry() {
+        if *left == 0 || depth > 60 {
+            return;
+        }
+        *left -= 1;
+        assert!(!entry.name.is_empty() && entry.name.len() <= 255);
+        let Ok(Some(node)) = dir.lookup(&entry.name) else {
+            continue;
+        };
+        let _ = node.base().attr();
+        let _ = node.base().xattr_names();
+        match &node {
+            Node::Dir(sub) => visit(&**sub, left, depth + 1),
+            Node::Leaf(leaf) => drop(leaf.target()),
+            Node::File(file) => {
+                let (Ok(open), Ok(attr)) = (file.open(), file.attr()) else {
+                    continue;
+                };
+                for offset in [0, attr.size_bytes / 2, attr.size_bytes.saturating_sub(5000)] {
+                    if let Ok(Chunk::Filled(n)) = open.read(offset, buf.len(), &mut buf) {
+                        assert!(offset + n as u64 <= attr.size_bytes.max(offset));
+                    }
+                }
+                if attr.size_bytes > 0 {
+                    let _ = open.extent_at(attr.size_bytes / 3);
+                }
+            }
+        }
+    }
+}
