@@ -25,6 +25,7 @@ mod ntfs_data;
 mod ntfs_dir;
 pub mod pool;
 mod run_file;
+mod squashfs;
 mod window;
 mod xfs;
 
@@ -124,8 +125,11 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Xfs};
-    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660)
+    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Squashfs, Xfs};
+    matches!(
+        content,
+        Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660 | Squashfs
+    )
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -141,6 +145,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
         Content::Iso9660 => iso::IsoFs::open(volume),
+        Content::Squashfs => squashfs::SquashFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
