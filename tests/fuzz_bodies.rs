@@ -92,11 +92,11 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             let area = read_label(&disk).unwrap().unwrap().metadata_areas[0];
             vec![read_text(&disk, area).unwrap().unwrap()]
         }
-        "md" => [0, 1, -1]
-            .map(|level| {
+        "md" => [(0, 0), (1, 0), (-1, 0), (4, 0), (5, 2), (10, 0x102)]
+            .map(|(level, layout)| {
                 let array = md::Array {
                     level,
-                    layout: 0,
+                    layout,
                     chunk_bytes: 4096,
                     disks: 2,
                     events: 5,

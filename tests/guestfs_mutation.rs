@@ -53,7 +53,7 @@ fn mutate(name: &str, look: impl Fn(Arc<dyn ReadAt>)) {
             edits.push([1 << random.below(8), 0xFF, 0x80][random.below(3)]);
         }
         let start = Instant::now();
-        look(Damaged::new(base.clone(), &blocks, &edits));
+        look(Damaged::of(base.clone(), &blocks, &edits));
         let took = start.elapsed();
         assert!(
             took < Duration::from_secs(60),
@@ -119,6 +119,13 @@ fn damaged_iso_9660() {
 #[test]
 fn damaged_joliet() {
     mutate_disk("iso-joliet");
+}
+
+#[test]
+fn damaged_squashfs() {
+    for name in ["", "-xz", "-lzo", "-lz4", "-zstd"] {
+        mutate_disk(&format!("squashfs{name}"));
+    }
 }
 
 #[test]

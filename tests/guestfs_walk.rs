@@ -114,6 +114,13 @@ fn iso_9660_with_nothing() {
 }
 
 #[test]
+fn squashfs_in_five_compressions() {
+    for name in ["", "-xz", "-lzo", "-lz4", "-zstd"] {
+        compare_golden(&format!("squashfs{name}"));
+    }
+}
+
+#[test]
 fn an_esp_and_an_ext4_on_a_gpt() {
     let root = disk(golden("partitioned"));
     let manifest = golden_text("partitioned.manifest");

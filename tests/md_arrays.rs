@@ -112,12 +112,76 @@ fn a_mirror_reads_from_the_copy_that_is_current() {
 }
 
 #[test]
-fn linear_arrays_follow_one_another_and_parity_is_left_out() {
+fn linear_arrays_follow_one_another_and_unknown_levels_are_left_out() {
     let linear = array(-1, 2);
     let (arrays, _) = assemble(vec![member(linear, 1, &[3]), member(linear, 0, &[1, 2])]);
     assert_eq!(chunks(&arrays[0]), [1, 2, 3]);
-    let (arrays, problems) = assemble(vec![member(array(5, 3), 0, &[1])]);
+    let (arrays, problems) = assemble(vec![member(array(-5, 3), 0, &[1])]);
     assert_eq!((arrays.len(), problems.len()), (0, 1));
+}
+
+/// RAID 5 as mdadm makes it (layout 2) over three members, with these members left out.
+fn raid5(without: &[usize], clean: bool) -> (Vec<Array>, Vec<Problem>) {
+    let parity = md::Array {
+        layout: 2,
+        ..array(5, 3)
+    };
+    let rows = [[1, 2, 1 ^ 2], [4, 3 ^ 4, 3], [5 ^ 6, 5, 6]];
+    let disks = (0..3)
+        .filter(|number| !without.contains(number))
+        .map(|number| {
+            let mut disk = member(parity, number as u16, &rows.map(|row| row[number]));
+            if !clean {
+                // A resync that has not begun. Words of all ones and of zeros make the same checksum.
+                disk[4096 + 208..4096 + 216].fill(0);
+            }
+            disk
+        })
+        .collect();
+    assemble(disks)
+}
+
+#[test]
+fn parity_stands_in_for_one_member_of_a_clean_array() {
+    let (arrays, problems) = raid5(&[], true);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(chunks(&arrays[0]), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(chunks(&raid5(&[], false).0[0]), [1, 2, 3, 4, 5, 6]);
+    for gone in 0..3 {
+        let (arrays, problems) = raid5(&[gone], true);
+        assert_eq!(chunks(&arrays[0]), [1, 2, 3, 4, 5, 6], "without {gone}");
+        assert_eq!(problems.len(), 1);
+        // Parity that may not fit is not used.
+        assert!(raid5(&[gone], false).0.is_empty());
+    }
+    assert!(raid5(&[0, 1], true).0.is_empty());
+}
+
+#[test]
+fn raid_10_is_read_from_whatever_copy_is_there() {
+    let near = md::Array {
+        layout: 0x102,
+        ..array(10, 3)
+    };
+    // a a b / b c c
+    let rows = [[1, 1, 2], [2, 3, 3]];
+    let disk = |number: usize| member(near, number as u16, &rows.map(|row| row[number]));
+    let (arrays, problems) = assemble(vec![disk(2), disk(0), disk(1)]);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(chunks(&arrays[0]), [1, 2, 3]);
+    for gone in 0..3 {
+        let left = (0..3).filter(|number| *number != gone).map(disk).collect();
+        assert_eq!(chunks(&assemble(left).0[0]), [1, 2, 3]);
+    }
+    let (arrays, _) = assemble(vec![disk(0)]);
+    let mut byte = [0];
+    let mut read = |chunk: usize| {
+        arrays[0]
+            .volume
+            .read_exact_at(&mut byte, (chunk * CHUNK) as u64)
+    };
+    assert!(read(0).is_ok() && read(1).is_ok());
+    assert!(read(2).is_err(), "both copies are gone");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Damaged {
 
 impl Damaged {
     /// Changes bytes in these blocks of an image, as `input` says.
-    pub fn new(base: Arc<dyn ReadAt>, blocks: &[u64], input: &[u8]) -> Arc<dyn ReadAt> {
+    pub fn of(base: Arc<dyn ReadAt>, blocks: &[u64], input: &[u8]) -> Arc<dyn ReadAt> {
         let edits = input.as_chunks::<EDIT_BYTES>().0.iter().map(|edit| {
             let number = u16::from_le_bytes([edit[0], edit[1]]);
             let offset = u64::from(u16::from_le_bytes([edit[2], edit[3]])) % BLOCK_BYTES;
@@ -53,7 +53,8 @@ impl ReadAt for Damaged {
     }
 }
 
-/// The blocks that hold anything but zeros, and little noise: where metadata is.
+/// The blocks that hold anything but zeros, and little noise: where metadata is. All blocks where metadata
+/// is compressed.
 pub fn interesting_blocks(image: &dyn ReadAt) -> Vec<u64> {
     let mut found = Vec::new();
     let mut block = [0; BLOCK_BYTES as usize];
@@ -66,7 +67,10 @@ pub fn interesting_blocks(image: &dyn ReadAt) -> Vec<u64> {
             found.push(number);
         }
     }
-    found
+    match found.len() {
+        0..8 => (0..image.len_bytes() / BLOCK_BYTES).collect(),
+        _ => found,
+    }
 }
 
 /// How guests are shown here.

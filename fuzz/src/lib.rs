@@ -30,5 +30,5 @@ static GUEST: LazyLock<(Arc<dyn ReadAt>, Vec<u64>)> = LazyLock::new(|| {
 /// A committed guest image with some bytes changed.
 pub fn guest(input: &[u8]) {
     let (image, blocks) = &*GUEST;
-    guests::look_at(guests::Damaged::new(image.clone(), blocks, input));
+    guests::look_at(guests::Damaged::of(image.clone(), blocks, input));
 }

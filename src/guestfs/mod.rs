@@ -30,6 +30,7 @@ mod ntfs_volume;
 pub mod pool;
 mod recent;
 mod run_file;
+mod squashfs;
 mod utf16;
 mod window;
 mod xfs;
@@ -131,8 +132,11 @@ pub trait GuestFs: Send + Sync {
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
-    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Xfs};
-    matches!(content, Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660)
+    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Squashfs, Xfs};
+    matches!(
+        content,
+        Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660 | Squashfs
+    )
 }
 
 /// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
@@ -148,6 +152,7 @@ pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
         Content::Iso9660 => iso::IsoFs::open(volume),
+        Content::Squashfs => squashfs::SquashFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,
             format!(

@@ -1,4 +1,4 @@
-//! Fixed-offset integers, GUIDs and the two CRC-32 variants that volume formats use.
+//! Fixed-offset integers, GUIDs and the CRC-32 variants that volume formats use.
 //!
 //! The integer readers give 0 past the end of the slice: callers pass buffers of constant size, and
 //! a parser must not be able to panic even if one is wrong.
@@ -61,7 +61,17 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     !crc32_update(u32::MAX, bytes)
 }
 
-const TABLE: [u32; 256] = {
+/// The CRC-32C of iSCSI.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |register, &byte| {
+        (register >> 8) ^ CASTAGNOLI[usize::from((register as u8) ^ byte)]
+    })
+}
+
+const TABLE: [u32; 256] = table(0xEDB8_8320);
+const CASTAGNOLI: [u32; 256] = table(0x82F6_3B78);
+
+const fn table(polynomial: u32) -> [u32; 256] {
     let mut table = [0u32; 256];
     let mut index = 0;
     while index < 256 {
@@ -69,7 +79,7 @@ const TABLE: [u32; 256] = {
         let mut bit = 0;
         while bit < 8 {
             value = if value & 1 == 1 {
-                (value >> 1) ^ 0xEDB8_8320
+                (value >> 1) ^ polynomial
             } else {
                 value >> 1
             };
@@ -79,15 +89,16 @@ const TABLE: [u32; 256] = {
         index += 1;
     }
     table
-};
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn crc32_matches_its_published_check_value() {
+    fn checksums_match_their_published_check_values() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub fn member(array: Array, role: u16, data: &[u8]) -> Vec<u8> {
     put(144, &(SUPERBLOCK_AT as u64 / 512).to_le_bytes());
     put(160, &u32::from(role).to_le_bytes());
     put(200, &array.events.to_le_bytes());
+    put(208, &u64::MAX.to_le_bytes());
     put(220, &(ROLES as u32).to_le_bytes());
     for number in 0..ROLES as u16 {
         put(256 + usize::from(number) * 2, &number.to_le_bytes());

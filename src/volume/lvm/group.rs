@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::super::{Problem, Slice};
 use super::map::{Mapped, Source};
 use super::metadata::{self, Area, Group, Logical, Segment, SegmentKind};
-use super::{label, raid};
+use super::{label, raid, thin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 
@@ -140,6 +140,7 @@ struct Builder<'a> {
     logical: HashMap<&'a str, &'a Logical>,
     physical: HashMap<&'a str, &'a metadata::Physical>,
     built: HashMap<&'a str, Arc<Mapped>>,
+    pools: HashMap<&'a str, (Arc<thin::Pool>, bool)>,
     problems: Vec<Problem>,
 }
 
@@ -155,6 +156,7 @@ impl<'a> Builder<'a> {
                 .map(|p| (p.name.as_str(), p))
                 .collect(),
             built: HashMap::new(),
+            pools: HashMap::new(),
             problems: Vec::new(),
         }
     }
@@ -186,11 +188,14 @@ impl<'a> Builder<'a> {
         let mut taken = BTreeMap::new();
         let mut volumes = Vec::new();
         for logical in &self.group.logical {
-            let is_snapshot = logical
-                .segments
-                .iter()
-                .any(|s| matches!(s.kind, SegmentKind::Snapshot { .. }));
-            if !logical.visible || is_snapshot {
+            // A pool is not a volume, and a snapshot is shown under the name of its store.
+            let is_apart = logical.segments.iter().any(|segment| {
+                matches!(
+                    segment.kind,
+                    SegmentKind::Snapshot { .. } | SegmentKind::ThinPool { .. }
+                )
+            });
+            if !logical.visible || is_apart {
                 continue;
             }
             let subject = format!("{name}/{}", logical.name);
@@ -292,6 +297,17 @@ impl<'a> Builder<'a> {
                     .collect::<Result<Vec<_>>>()?;
                 striped(sources, *stripe_bytes)
             }
+            SegmentKind::Thin { pool, device } => {
+                if segment.start_extent != 0 {
+                    return Err(unsupported("a thin volume of several segments"));
+                }
+                let (pool, is_complete) = self.pool(pool, depth)?;
+                if !is_complete {
+                    mapped.mark_incomplete();
+                }
+                Source::Linear(pool.volume(*device, len)?, 0)
+            }
+            SegmentKind::ThinPool { .. } => return Err(unsupported("a thin pool")),
             SegmentKind::Zero => Source::Zero,
             SegmentKind::Snapshot { .. } => return Err(unsupported("a snapshot")),
             SegmentKind::Unsupported(kind) => {
@@ -393,6 +409,34 @@ impl<'a> Builder<'a> {
                 ))
             }
         }
+    }
+
+    /// A thin pool, and whether all of its data is there.
+    fn pool(&mut self, name: &str, depth: usize) -> Result<(Arc<thin::Pool>, bool)> {
+        if let Some(pool) = self.pools.get(name) {
+            return Ok(pool.clone());
+        }
+        let logical = *self
+            .logical
+            .get(name)
+            .ok_or_else(|| Error::corrupt(format!("there is no thin pool {name}")))?;
+        let [segment] = &logical.segments[..] else {
+            return Err(Error::corrupt("a thin pool has other than one segment"));
+        };
+        let SegmentKind::ThinPool {
+            metadata,
+            data,
+            chunk_bytes,
+        } = &segment.kind
+        else {
+            return Err(Error::corrupt(format!("{name} is no thin pool")));
+        };
+        let metadata = self.volume(metadata, depth + 1)?;
+        let data = self.volume(data, depth + 1)?;
+        let is_complete = metadata.is_complete() && data.is_complete();
+        let pool = (thin::Pool::open(metadata, data, *chunk_bytes)?, is_complete);
+        self.pools.insert(logical.name.as_str(), pool.clone());
+        Ok(pool)
     }
 
     fn bytes(&self, extents: u64) -> Result<u64> {

@@ -89,6 +89,22 @@ pub enum SegmentKind {
         /// The hidden volume that is presented under the name of the store.
         store: String,
     },
+    /// A thin pool: not a volume itself.
+    ThinPool {
+        /// The volume with its metadata.
+        metadata: String,
+        /// The volume with its data.
+        data: String,
+        /// Bytes of a chunk.
+        chunk_bytes: u64,
+    },
+    /// A thin volume, or a snapshot of one.
+    Thin {
+        /// Its pool.
+        pool: String,
+        /// Its number in the pool.
+        device: u64,
+    },
     /// Zeros.
     Zero,
     /// Anything else, by its name.
@@ -182,10 +198,31 @@ fn parse_kind(segment: &Section) -> SegmentKind {
             .map(|store| SegmentKind::Snapshot {
                 store: store.to_string(),
             }),
+        "thin-pool" => thin_pool(segment),
+        "thin" => thin(segment),
         "zero" => Some(SegmentKind::Zero),
         _ => None,
     };
     supported.unwrap_or_else(|| SegmentKind::Unsupported(kind.to_string()))
+}
+
+fn thin_pool(segment: &Section) -> Option<SegmentKind> {
+    Some(SegmentKind::ThinPool {
+        metadata: segment.text("metadata")?.to_string(),
+        data: segment.text("pool")?.to_string(),
+        chunk_bytes: segment.number("chunk_size")?.checked_mul(SECTOR_BYTES)?,
+    })
+}
+
+fn thin(segment: &Section) -> Option<SegmentKind> {
+    // What such a volume never wrote is on a volume outside of the pool.
+    if segment.value("external_origin").is_some() {
+        return None;
+    }
+    Some(SegmentKind::Thin {
+        pool: segment.text("thin_pool")?.to_string(),
+        device: segment.number("device_id")?,
+    })
 }
 
 fn striped(segment: &Section) -> Option<SegmentKind> {

@@ -14,5 +14,8 @@ pub mod label;
 pub mod map;
 pub mod metadata;
 mod raid;
+mod thin;
+#[cfg(test)]
+mod thin_tests;
 
 pub use group::{LogicalVolume, PhysicalVolume, VolumeGroup, assemble_groups};

@@ -1,7 +1,6 @@
-//! Linux md arrays over the disks of one machine: linear, RAID 0 and RAID 1.
-//!
-//! Levels with parity and RAID 10 are named and left out. Nothing here touches the host's md.
+//! Linux md arrays over the disks of one machine. Nothing here touches the host's md.
 
+mod grid;
 pub mod superblock;
 
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use super::Problem;
 use super::lvm::map::{Mapped, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
+use grid::{Grid, Pattern};
 use superblock::Superblock;
 
 /// Arrays of more members than this are not believed.
@@ -124,6 +124,13 @@ fn assemble_one(
         1 => mirror(&array, &places)?,
         0 => striped(&array, &places)?,
         -1 => linear(&array, &places)?,
+        4 | 5 | 6 | 10 => {
+            for (role, _) in places.iter().enumerate().filter(|(_, p)| p.is_none()) {
+                let message = format!("member {role} is not there; it is done without");
+                problems.push(Problem::new(format!("md/{name}"), message));
+            }
+            grid(&array, &places)?
+        }
         level => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -150,6 +157,25 @@ fn mirror(array: &Superblock, places: &[Option<&Found>]) -> Result<Mapped> {
         .ok_or_else(|| missing(0))?;
     let source = Source::Linear(volume.clone(), block.data_start);
     whole.push(array.used_bytes, source)?;
+    Ok(whole)
+}
+
+/// RAID 4, 5, 6 and 10.
+fn grid(array: &Superblock, places: &[Option<&Found>]) -> Result<Mapped> {
+    let pattern = Pattern::of(array.level, array.layout, places.len() as u64)?;
+    let members = places
+        .iter()
+        .map(|place| place.map(|(_, volume, block)| (volume.clone(), block.data_start)))
+        .collect();
+    let grid = Grid::new(
+        members,
+        pattern,
+        array.chunk_bytes,
+        array.used_bytes,
+        array.is_clean,
+    )?;
+    let mut whole = Mapped::new();
+    whole.push(grid.len_bytes(), Source::Linear(Arc::new(grid), 0))?;
     Ok(whole)
 }
 

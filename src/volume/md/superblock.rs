@@ -34,7 +34,7 @@ pub struct Superblock {
     pub chunk_bytes: u64,
     /// Members of the complete array.
     pub raid_disks: u32,
-    /// Bytes of each member that a mirror uses.
+    /// Bytes of each member that are used where all use the same.
     pub used_bytes: u64,
     /// Where the member's data begins.
     pub data_start: u64,
@@ -44,6 +44,8 @@ pub struct Superblock {
     pub role: Option<u32>,
     /// Counts changes of the array: a member that was dropped stays behind.
     pub events: u64,
+    /// Whether parity and copies are known to fit the data.
+    pub is_clean: bool,
     /// Why the member's data cannot be relied on, if so.
     pub trouble: Option<&'static str>,
 }
@@ -144,6 +146,8 @@ fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
         data_len: bytes(le64(block, 136))?.min(len.saturating_sub(data_start)),
         role: (role < NO_ROLE).then_some(u32::from(role)),
         events: le64(block, 200),
+        // How far a resync has come.
+        is_clean: le64(block, 208) == u64::MAX,
         trouble,
     })
 }
@@ -178,6 +182,7 @@ fn version_0(block: &[u8], at: u64) -> Result<Superblock> {
         data_len: at,
         role: in_use.then_some(word(THIS + 3)),
         events: u64::from(word(40)) << 32 | u64::from(word(39)),
+        is_clean: word(33) & 1 == 1,
         trouble: None,
     })
 }

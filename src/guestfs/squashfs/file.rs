@@ -1,0 +1,158 @@
+//! The content of files: whole blocks, one after the other, and a piece of a shared fragment block.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::inode::Layout;
+use super::table::{Blocks, Superblock, bad, le32, le64};
+use crate::error::Result;
+use crate::guestfs::window::WindowRead;
+
+/// The place of a block is found from the last of these before it.
+const STEP: usize = 256;
+/// Fragment blocks kept unpacked: small files that lie together share one.
+const KEPT_FRAGMENTS: usize = 4;
+
+/// The fragment blocks of a volume.
+pub struct Fragments {
+    table: u64,
+    count: u32,
+    block_bytes: usize,
+    /// The one used last in front.
+    kept: Mutex<Vec<(u32, Arc<[u8]>)>>,
+}
+
+impl Fragments {
+    pub fn new(superblock: &Superblock) -> Self {
+        Fragments {
+            table: superblock.fragment_table,
+            count: superblock.fragments,
+            block_bytes: superblock.block_bytes as usize,
+            kept: Mutex::default(),
+        }
+    }
+
+    fn get(&self, blocks: &Blocks, number: u32) -> Result<Arc<[u8]>> {
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
+                let found = kept.remove(index);
+                let bytes = found.1.clone();
+                kept.insert(0, found);
+                return Ok(bytes);
+            }
+        }
+        if number >= self.count {
+            return Err(bad("a file's end is in a fragment that is not there"));
+        }
+        let entry = blocks
+            .indexed(self.table, u64::from(number) * 16)?
+            .bytes(16)?;
+        let bytes: Arc<[u8]> = blocks
+            .data(le64(&entry, 0), le32(&entry, 8), self.block_bytes)?
+            .into();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(KEPT_FRAGMENTS - 1);
+        kept.insert(0, (number, bytes.clone()));
+        Ok(bytes)
+    }
+}
+
+/// An open file.
+pub struct Content {
+    blocks: Arc<Blocks>,
+    fragments: Arc<Fragments>,
+    layout: Layout,
+    /// The size word of each block: 0 for one that was never written.
+    words: Vec<u32>,
+    /// Where blocks 0, `STEP`, 2 × `STEP` … begin on the volume.
+    starts: Vec<u64>,
+    block_bytes: u64,
+}
+
+impl Content {
+    pub fn new(
+        blocks: Arc<Blocks>,
+        fragments: Arc<Fragments>,
+        layout: Layout,
+        words: Vec<u32>,
+    ) -> Result<Self> {
+        let mut starts = Vec::with_capacity(words.len() / STEP + 1);
+        let mut at = layout.start;
+        for (word, index) in words.iter().zip(0..) {
+            if index % STEP == 0 {
+                starts.push(at);
+            }
+            at = at
+                .checked_add(stored_bytes(*word))
+                .ok_or_else(|| bad("a file's blocks are nowhere"))?;
+        }
+        let block_bytes = fragments.block_bytes as u64;
+        Ok(Content {
+            blocks,
+            fragments,
+            layout,
+            words,
+            starts,
+            block_bytes,
+        })
+    }
+
+    /// Block `number`, of `len` bytes.
+    fn block(&self, number: usize, len: usize) -> Result<Vec<u8>> {
+        let word = self.words[number];
+        if word == 0 {
+            return Ok(vec![0; len]);
+        }
+        let first = number - number % STEP;
+        let before: u64 = self.words[first..number]
+            .iter()
+            .map(|word| stored_bytes(*word))
+            .sum();
+        let at = self.starts[number / STEP] + before;
+        let bytes = self.blocks.data(at, word, self.block_bytes as usize)?;
+        match bytes.len() == len {
+            true => Ok(bytes),
+            false => Err(bad("a block has another length than its file says")),
+        }
+    }
+
+    /// The bytes behind the whole blocks.
+    fn tail(&self, len: usize) -> Result<Vec<u8>> {
+        let Some((fragment, offset)) = self.layout.tail else {
+            return Err(bad("a file is longer than its blocks"));
+        };
+        let bytes = self.fragments.get(&self.blocks, fragment)?;
+        bytes
+            .get(offset as usize..)
+            .and_then(|behind| behind.get(..len))
+            .map(<[u8]>::to_vec)
+            .ok_or_else(|| bad("a file's end is not in its fragment"))
+    }
+}
+
+fn stored_bytes(word: u32) -> u64 {
+    u64::from(word & 0x00FF_FFFF)
+}
+
+impl WindowRead for Content {
+    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let mut offset = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let start = offset - offset % self.block_bytes;
+            let len = self.block_bytes.min(self.layout.len_bytes - start) as usize;
+            let number = (start / self.block_bytes) as usize;
+            let bytes = match number < self.words.len() {
+                true => self.block(number, len)?,
+                false => self.tail(len)?,
+            };
+            let within = (offset - start) as usize;
+            let take = (len - within).min(rest.len());
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
+            now.copy_from_slice(&bytes[within..within + take]);
+            offset += take as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+}
