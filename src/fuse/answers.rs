@@ -10,6 +10,7 @@ use fuser::{
 };
 
 use super::attrs::{Ownership, file_type};
+use super::demand::Demand;
 use super::faults::{Doing, FaultLog, errno};
 use super::handles::{DirHandle, FileHandle, Handles};
 use super::inodes::Inodes;
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) dirs: Handles<DirHandle>,
     ownership: Ownership,
     faults: FaultLog,
+    demand: Demand,
 }
 
 impl Shared {
@@ -57,6 +59,7 @@ impl Shared {
             dirs: Handles::new(),
             ownership,
             faults: FaultLog::default(),
+            demand: Demand::default(),
         }
     }
 
@@ -103,6 +106,9 @@ impl Shared {
         match attr {
             Ok(attr) => {
                 let ttl = ttl_of(&node);
+                if node.base().is_constant() && matches!(node, Node::File(_)) {
+                    self.demand.looked_up();
+                }
                 let told = (!node.base().is_constant()).then_some(&attr);
                 let ino = self.inodes.remember(parent, name, node, told);
                 let attr = self.ownership.file_attr(ino, &attr);
@@ -187,7 +193,11 @@ impl Shared {
                 debug_assert!(!full, "the kernel's buffer holds more than two entries");
             }
         }
-        let listed = dir.entries_with_nodes(offset, |entry, node, after| {
+        let most = match offset {
+            0 => self.demand.at_start(),
+            _ => usize::MAX,
+        };
+        let listed = dir.entries_with_nodes(offset, most, |entry, node, after| {
             let (number, attr, ttl) = self.plus_entry(ino, entry, node);
             let attr = self.ownership.file_attr(number, &attr);
             let place = INodeNo(number);

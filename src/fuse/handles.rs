@@ -142,8 +142,8 @@ pub(super) struct DirHandle {
 /// Positions `.` and `..` take before the entries.
 pub(super) const DOTS: u64 = 2;
 
-/// Nodes are asked for so many entries at once; an answer of 4 KiB holds some twenty.
-const NODES_AT_ONCE: usize = 24;
+/// Nodes are asked for so many entries at once: neighbours that one block often holds.
+const NODES_AT_ONCE: usize = 8;
 
 /// An entry, and its node when that was asked for and could be had.
 struct Listed {
@@ -252,22 +252,24 @@ impl DirHandle {
         offset: u64,
         mut add: impl FnMut(&DirEntry, u64) -> bool,
     ) -> Result<()> {
-        self.serve(offset, false, |entry, _, after| add(entry, after))
+        self.serve(offset, None, |entry, _, after| add(entry, after))
     }
 
-    /// The same with the nodes of those entries that have one at hand: see [`Directory::nodes`].
+    /// The same with the nodes of those entries that have one at hand (see [`Directory::nodes`]), for at
+    /// most so many entries.
     pub(super) fn entries_with_nodes(
         &self,
         offset: u64,
+        most: usize,
         add: impl FnMut(&DirEntry, Option<&Node>, u64) -> bool,
     ) -> Result<()> {
-        self.serve(offset, true, add)
+        self.serve(offset, Some(most), add)
     }
 
     fn serve(
         &self,
         offset: u64,
-        with_nodes: bool,
+        with_nodes: Option<usize>,
         mut add: impl FnMut(&DirEntry, Option<&Node>, u64) -> bool,
     ) -> Result<()> {
         let index = offset.saturating_sub(DOTS);
@@ -291,8 +293,10 @@ impl DirHandle {
                     Err(error) => return Err(error),
                 }
             }
-            if with_nodes {
-                paging.ask(&*self.dir, served);
+            match with_nodes {
+                Some(most) if served >= most => return Ok(()),
+                Some(_) => paging.ask(&*self.dir, served),
+                None => {}
             }
             let position = index + served as u64 + 1 + DOTS;
             let Listed { entry, node, .. } = &paging.window[served];

@@ -7,6 +7,7 @@
 mod adapter;
 mod answers;
 mod attrs;
+mod demand;
 mod faults;
 mod handles;
 mod inodes;

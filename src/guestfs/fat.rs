@@ -171,7 +171,8 @@ impl FatFs {
     fn inode(&self, dir: &Dir, slot: u64, item: &Item) -> Result<GuestInode> {
         let at = (slot + item.slot as u64) * ENTRY_BYTES;
         let (place, _) = dir.place(&self.volume.geometry, at)?;
-        Ok(place / ENTRY_BYTES | if dir.has_no_chain { NO_CHAIN } else { 0 })
+        let bit = if dir.has_no_chain { NO_CHAIN } else { 0 };
+        Ok((place / ENTRY_BYTES) | bit)
     }
 
     fn hash(&self, name: &[u8]) -> u32 {
@@ -224,7 +225,7 @@ impl FatFs {
         let within = at
             .checked_sub(geometry.heap_start)
             .ok_or_else(|| bad("an inode number is out of range"))?;
-        if (within + ENTRY_BYTES) % geometry.cluster_bytes != 0 {
+        if !(within + ENTRY_BYTES).is_multiple_of(geometry.cluster_bytes) {
             return Ok(at + ENTRY_BYTES);
         }
         let cluster = u32::try_from(within / geometry.cluster_bytes + 2)

@@ -18,7 +18,7 @@ use super::ntfs_volume::{NUMBER_MASK, Volume};
 use super::run_file::{Run, RunFile, RunMap};
 use super::window::{WindowFile, WindowRead};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{ReadAt, check_range};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range};
 
 const FLAG_COMPRESSED: u16 = 0x00FF;
 const FLAG_ENCRYPTED: u16 = 0x4000;
@@ -456,6 +456,35 @@ impl WindowRead for Compressed {
         }
         Ok(())
     }
+
+    /// A hole is whole units without clusters, and what was never written.
+    fn extent(&self, offset: u64) -> Result<Extent> {
+        let unit_bytes = self.unit_clusters * self.cluster_bytes;
+        let unit_start = offset - offset % unit_bytes;
+        let unit_end = unit_start.saturating_add(unit_bytes);
+        let initialized = self.clusters.initialized_bytes;
+        if offset >= initialized {
+            return Ok(Extent {
+                kind: ExtentKind::Hole,
+                end: u64::MAX,
+            });
+        }
+        let run = self.clusters.run_of(unit_start / self.cluster_bytes)?;
+        // `assemble` checked that the end of all runs in bytes is a number.
+        let run_end = (run.starting_vcn + run.length) * self.cluster_bytes;
+        // Clusters come first in a unit: see `unit`.
+        let end = match run.lcn {
+            Some(_) => unit_end,
+            None => unit_end.max(run_end - run_end % unit_bytes),
+        };
+        Ok(Extent {
+            kind: match run.lcn {
+                Some(_) => ExtentKind::Data,
+                None => ExtentKind::Hole,
+            },
+            end: end.min(initialized),
+        })
+    }
 }
 
 /// Unpacks one unit. Each chunk stands for 4 KiB, whatever it unpacks to: that is where the next one
@@ -488,6 +517,43 @@ fn unpack(stored: &[u8], unit_bytes: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn holes_of_compressed_streams_are_whole_units_without_clusters() {
+        let run = |starting_vcn, length, lcn| DataRun {
+            starting_vcn,
+            length,
+            lcn,
+        };
+        // Units of 16 clusters of 512 bytes: packed, three empty ones, plain, never written.
+        let clusters = Clusters {
+            runs: vec![
+                run(0, 5, Some(10)),
+                run(5, 11, None),
+                run(16, 48, None),
+                run(64, 16, Some(50)),
+                run(80, 16, Some(70)),
+            ],
+            len_bytes: 96 * 512,
+            initialized_bytes: 80 * 512,
+            allocated_bytes: 0,
+            flags: 1,
+            unit_shift: 4,
+        };
+        let device = Arc::new(Device::new(Arc::new(vec![0; 100 * 512])));
+        let len = clusters.len_bytes;
+        let stream = Compressed::new(device, clusters, 512).unwrap();
+        let file = WindowFile::new(stream, len).unwrap();
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < len {
+            let extent = file.extent_at(at).unwrap();
+            found.push((extent.kind == ExtentKind::Data, extent.end / 512));
+            at = extent.end;
+        }
+        assert_eq!(found, [(true, 16), (false, 64), (true, 80), (false, 96)]);
+        assert_eq!(file.extent_at(30 * 512).unwrap().end, 64 * 512);
+    }
 
     #[test]
     fn short_chunks_do_not_shift_those_behind_them() {

@@ -279,7 +279,7 @@ fn nodes(bytes: &[u8], header: usize) -> Result<Vec<Node>> {
         let key_len = le(all, at + 10, 2)? as usize;
         let flags = le(all, at + 12, 2)? as u16;
         let entry = match len {
-            16.. if len % 8 == 0 => all.get(at..at + len).ok_or_else(misfit)?,
+            16.. if len.is_multiple_of(8) => all.get(at..at + len).ok_or_else(misfit)?,
             _ => return Err(misfit()),
         };
         let child = match flags & HAS_CHILD {

@@ -1,15 +1,14 @@
 //! A guest file that its reader can only give in pieces, at a cost per call.
 //!
-//! Readers that unpack or verify (btrfs, compressed NTFS) do the work of a whole unit, and of finding
-//! it, for every call. A file is read here in windows of 1 MiB, and the last few are kept, so that
+//! Readers that unpack (compressed NTFS) do the work of a whole unit, and of finding it, for every call. A file is read here in windows of 1 MiB, and the last few are kept, so that
 //! a kernel reading 128 KiB at a time pays once per window.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::io::{ReadAt, check_range};
+use crate::io::{Extent, ReadAt, check_range};
 
-/// A multiple of every unit of compression (64 KiB on NTFS, 128 KiB on btrfs).
+/// A multiple of every unit of compression (64 KiB).
 const WINDOW_BYTES: u64 = 1 << 20;
 /// Windows kept by one open file; readers on several threads need more than one.
 const WINDOWS: usize = 4;
@@ -18,6 +17,9 @@ const WINDOWS: usize = 4;
 pub trait WindowRead: Send + Sync {
     /// Fills the buffer with the bytes at `offset`, which all lie within the file.
     fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The extent at an offset within the file; its end may lie behind that of the file.
+    fn extent(&self, offset: u64) -> Result<Extent>;
 }
 
 /// A file in windows.
@@ -83,6 +85,15 @@ impl<S: WindowRead> ReadAt for WindowFile<S> {
         }
         Ok(())
     }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        check_range(offset, 1, self.len_bytes)?;
+        let extent = self.source.extent(offset)?;
+        Ok(Extent {
+            end: extent.end.min(self.len_bytes),
+            ..extent
+        })
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +101,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::io::ExtentKind;
 
     struct Counted(AtomicUsize);
     impl WindowRead for Counted {
@@ -99,6 +111,12 @@ mod tests {
                 *byte = ((offset as usize + index) % 251) as u8;
             }
             Ok(())
+        }
+        fn extent(&self, _: u64) -> Result<Extent> {
+            Ok(Extent {
+                kind: ExtentKind::Data,
+                end: u64::MAX,
+            })
         }
     }
 
@@ -116,5 +134,7 @@ mod tests {
         }
         assert_eq!(file.source.0.load(Ordering::Relaxed), 4);
         assert!(file.read_exact_at(&mut buf, len - 1).is_err());
+        assert_eq!(file.extent_at(5).unwrap().end, len);
+        assert!(file.extent_at(len).is_err());
     }
 }
