@@ -193,6 +193,7 @@ impl Peer {
                 command
                     .args(["mount", "--read-only", "--use-server-modtime"])
                     .args(["--s3-provider", "Other", "--s3-force-path-style"])
+                    .args(["--s3-list-version", "2"])
                     .args(["--s3-endpoint", &endpoint])
                     .env("RCLONE_CONFIG", "/dev/null")
                     .env("RCLONE_S3_ACCESS_KEY_ID", KEY_ID)
@@ -210,6 +211,8 @@ impl Peer {
                     .arg(&at);
             }
         }
+        // rclone cannot do with this one.
+        command.env_remove("AWS_CA_BUNDLE");
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("peer");
         wait_until(self.name(), || at.join("xo-vm-backups").is_dir());

@@ -164,14 +164,19 @@ impl Shelf {
         }
     }
 
-    /// Names directly below a prefix that ends with a slash or is empty; directories end with one.
-    fn names(&self, prefix: &str) -> BTreeMap<String, Option<Object>> {
+    /// Names below a prefix that ends with a slash or is empty: all of them, or those directly below
+    /// it, with directories, which end with a slash.
+    fn names(&self, prefix: &str, recursive: bool) -> BTreeMap<String, Option<Object>> {
         let entries = std::fs::read_dir(self.root.join(prefix));
         let mut names = BTreeMap::new();
         for entry in entries.into_iter().flatten().flatten() {
             let name = entry.file_name();
             let key = format!("{prefix}{}", name.to_string_lossy());
             let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() && recursive {
+                names.append(&mut self.names(&(key + "/"), true));
+                continue;
+            }
             if meta.is_dir() {
                 names.insert(key + "/", None);
                 continue;
@@ -243,23 +248,25 @@ impl S3 for OnShelf {
         }))
     }
 
-    /// With the delimiter `/` only; pages of 1,000.
+    /// With the delimiter `/` or none; pages of 1,000.
     async fn list_objects_v2(
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         self.0.arrive().await;
         let input = request.input;
-        if input.delimiter.as_deref() != Some("/") {
-            return Err(s3_error!(NotImplemented, "lists with the delimiter / only"));
-        }
+        let recursive = match input.delimiter.as_deref() {
+            Some("/") => false,
+            None | Some("") => true,
+            Some(_) => return Err(s3_error!(NotImplemented, "lists by / only")),
+        };
         let prefix = input.prefix.clone().unwrap_or_default();
         let (dir, _) = prefix.rsplit_once('/').unwrap_or_default();
         let dir = match dir {
             "" => String::new(),
             dir => format!("{dir}/"),
         };
-        let mut names = self.0.names(&dir);
+        let mut names = self.0.names(&dir, recursive);
         let after = input.continuation_token.clone().or(input.start_after);
         names.retain(|name, _| {
             name.starts_with(&prefix) && after.as_ref().is_none_or(|after| name > after)

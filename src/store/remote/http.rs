@@ -31,6 +31,9 @@ use super::hop::{Hop, Route};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections are left before servers and firewalls forget them.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+/// What is read from a connection at once. hyper's own 400 KiB are memory fresh from the system each
+/// time, whose pages cost more than the calls that they save. Heads of answers must fit in.
+const READ_BYTES: usize = 64 << 10;
 /// Pools are not renewed more often than this, however many requests fail at once.
 const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Headers that only AWS's own statistics want. Strict servers refuse what they do not know.
@@ -107,6 +110,7 @@ fn new_pool(route: &Route, tls: &rustls::ClientConfig) -> Pool {
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())
+        .http1_max_buf_size(READ_BYTES)
         .build(connector)
 }
 
