@@ -23,6 +23,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use s3_faults::{Bucket, FaultServer};
+use seal::KEY;
 use support::brfs::{BrfsMount, brfs_json};
 use support::golden::{self, DATES, Repository, SIZES, Set, VM_FOLDER};
 use support::mountpoint::can_mount;
@@ -30,7 +31,6 @@ use tempdir::TempDir;
 use upload::{SECRET_IN_URL, Server};
 
 const DISKS: [&str; 2] = ["xvda.raw", "xvdb.raw"];
-const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A file that only its owner may read.
 fn private_file(dir: &TempDir, name: &str, content: &str) -> PathBuf {
