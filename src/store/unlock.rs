@@ -78,12 +78,17 @@ impl Root {
         if !store.traits().remote {
             return Ok(Root(None));
         }
-        let entries = match store.list(&StorePath::root()) {
-            Ok(entries) => entries,
-            // An empty one is refused elsewhere, with a guess at what was meant.
-            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(e),
-        };
+        // The first that is asked of a server: what is wrong with the whole shows here.
+        let entries = store.list(&StorePath::root()).map_err(|e| {
+            let e = match e.kind() {
+                ErrorKind::NotFound => Error::new(
+                    ErrorKind::NotFound,
+                    "there is nothing of this name: check the directory in the URL",
+                ),
+                _ => e,
+            };
+            e.with_object(store.describe())
+        })?;
         let files = entries.into_iter().filter(|e| e.kind == EntryKind::File);
         Ok(Root(Some(files.map(|e| (e.name, e.meta)).collect())))
     }

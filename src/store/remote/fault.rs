@@ -19,7 +19,7 @@ pub(crate) enum Next {
     Retry,
     /// Try again, but not for ever: it may also be for good.
     RetryTimes(u32),
-    /// The server was not reached. Worth waiting for if it ever was.
+    /// The server has not answered. Worth waiting for if it ever has.
     Reconnect,
     /// The bucket is in another region.
     Region(String),
@@ -86,7 +86,11 @@ impl Fault {
         }
         if find::<Silence>(error).is_some() {
             let what = format!("the server does not answer: {words}");
-            return retry(Next::Retry, what).overloaded();
+            return retry(Next::Reconnect, what).overloaded();
+        }
+        if find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+            let what = "the server does not speak HTTP on this port: is it an s3:// one (TLS)?";
+            return Self::new(Next::RetryTimes(2), ErrorKind::Invalid, what);
         }
         if words.contains("tls handshake eof") {
             let what = "the server closed the connection within the TLS handshake: is it an \
@@ -98,7 +102,7 @@ impl Fault {
             return retry(Next::Reconnect, what);
         }
         let what = format!("the connection was lost: {words}");
-        retry(Next::Retry, what).overloaded()
+        retry(Next::Reconnect, what).overloaded()
     }
 
     /// A connection that failed or went silent within the answer's body.

@@ -17,9 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Request, StoreStats};
 
 const MAX_DELAY: Duration = Duration::from_secs(20);
-/// A server that was never reached is given this long: a typing error in its name should not take
-/// minutes to show.
-const FIRST_CONTACT: Duration = Duration::from_secs(15);
+/// A server that has never answered is given this long: a typing error in its name or port should
+/// not take minutes to show.
+const FIRST_CONTACT: Duration = Duration::from_secs(30);
 /// After a time-out, the next attempt waits longer, up to this many times the idle time-out:
 /// there are servers that take half a minute over one page of a listing.
 const MAX_PATIENCE: u32 = 4;
@@ -162,11 +162,12 @@ fn exhausted(last: &Error, tries: u32, elapsed: Duration) -> Error {
         ErrorKind::Io => ErrorKind::Transient,
         other => other,
     };
-    let message = format!(
-        "{} (tried {tries} times in {} s)",
-        last.message(),
-        elapsed.as_secs()
-    );
+    let times = match tries {
+        1 => "once".to_owned(),
+        _ => format!("{tries} times"),
+    };
+    let (why, seconds) = (last.message(), elapsed.as_secs());
+    let message = format!("{why} (tried {times} in {seconds} s)");
     Error::new(kind, message)
 }
 

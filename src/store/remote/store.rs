@@ -101,7 +101,11 @@ impl<C: Objects> Remote<C> {
         }
         self.0
             .wait(self.0.objects.list_prefix(&prefix))
-            .map_err(|e| e.with_object(dir))
+            .map_err(|e| match dir.as_str() {
+                // The repository itself: for callers to name.
+                "" => e,
+                _ => e.with_object(dir),
+            })
     }
 
     pub(crate) fn head(&self, path: &StorePath) -> Result<Meta> {

@@ -42,7 +42,15 @@ impl Fault {
             if status >= 300 {
                 return of_answer(operation, &Answer::new(response));
             }
-            let what = format!("the answer cannot be understood: {}", root_message(&error));
+            let words = root_message(&error);
+            let what = match operation {
+                // What the SDK says of it is about XML.
+                Operation::List if words.contains("XML") => format!(
+                    "the answer is not that of an S3 server, or is damaged: check the endpoint \
+                     ({words:.60}…)"
+                ),
+                _ => format!("the answer cannot be understood: {words}"),
+            };
             if find::<Silence>(&error).is_some() {
                 return Self::new(Next::Retry, ErrorKind::Transient, what).overloaded();
             }
@@ -153,11 +161,11 @@ fn by_code(operation: Operation, answer: &Answer<'_>) -> Option<Fault> {
             ErrorKind::Invalid,
             format!("the server knows no such bucket: check its name and the endpoint ({words})"),
         ),
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp" | "Forbidden"
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "Forbidden"
         | "UnauthorizedAccess" | "AccessForbidden" => {
             denied(denied_message(operation, answer.code.as_str(), &words))
         }
-        "InvalidAccessKeyId" => denied(format!(
+        "InvalidAccessKeyId" | "NotSignedUp" => denied(format!(
             "the server does not know the access key: check the key and the endpoint ({words})"
         )),
         // The provider's message is left out: it would bring the string that was signed.
@@ -268,7 +276,10 @@ fn denied_message(operation: Operation, code: &str, words: &str) -> String {
 fn elsewhere(answer: &Answer<'_>) -> Fault {
     let words = answer.words();
     if let Some(region) = answer.region() {
-        let what = format!("the bucket is in region {region} ({words})");
+        let what = format!(
+            "the bucket is in region {region}: write #{region} at the end of the URL, or --region \
+             {region} ({words})"
+        );
         return Fault::new(Next::Region(region), ErrorKind::Invalid, what);
     }
     let endpoint = element(answer.body, "Endpoint");
