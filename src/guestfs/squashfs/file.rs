@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::Result;
+use crate::io::{Extent, ExtentKind};
 use crate::guestfs::window::WindowRead;
 
 /// The place of a block is found from the last of these before it.
@@ -154,5 +155,26 @@ impl WindowRead for Content {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Blocks that were never written are holes; what is in a fragment is data.
+    fn extent(&self, offset: u64) -> Result<Extent> {
+        let number = (offset / self.block_bytes) as usize;
+        let Some(words @ [first, ..]) = self.words.get(number..) else {
+            return Ok(Extent {
+                kind: ExtentKind::Data,
+                end: u64::MAX,
+            });
+        };
+        let is_hole = |word: &u32| *word == 0;
+        let alike = words.iter().take_while(|w| is_hole(w) == is_hole(first));
+        let end = (number + alike.count()) as u64;
+        Ok(Extent {
+            kind: match is_hole(first) {
+                true => ExtentKind::Hole,
+                false => ExtentKind::Data,
+            },
+            end: end.saturating_mul(self.block_bytes),
+        })
     }
 }
