@@ -9,6 +9,7 @@
 //! and the directory is looked through only after this process has added a twentieth of the size.
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub(super) struct DiskCache {
     max_bytes: u64,
     /// Bytes added since the directory was looked through.
     added: AtomicU64,
+    /// What tells this one's unfinished files from those of others: process numbers do not, where
+    /// containers share a directory.
+    tag: u64,
     /// Numbers of unfinished files.
     next: AtomicU64,
     /// Held by the one thread that makes room; the others go on without.
@@ -78,6 +82,8 @@ impl DiskCache {
             dir,
             max_bytes,
             added: AtomicU64::new(0),
+            // A random number: that is what the keys of hash maps are.
+            tag: RandomState::new().build_hasher().finish(),
             next: AtomicU64::new(0),
             sweeping: Mutex::new(()),
         };
@@ -167,7 +173,7 @@ impl DiskCache {
     fn write_entry(&self, key: &EntryKey, content: &[u8], meta: &Meta) -> std::io::Result<()> {
         let path = self.path(key);
         let number = self.next.fetch_add(1, Relaxed);
-        let temporary = format!("tmp-{}-{number}", std::process::id());
+        let temporary = format!("tmp-{:016x}-{number}", self.tag);
         let temporary = self.dir.join(temporary);
         let parent = path.parent().unwrap_or(&self.dir);
         DirBuilder::new()
@@ -177,8 +183,7 @@ impl DiskCache {
         let header = header(key, meta, content);
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(&temporary)?;
         let written = file

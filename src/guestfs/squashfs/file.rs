@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::Result;
-use crate::io::{Extent, ExtentKind};
 use crate::guestfs::window::WindowRead;
+use crate::io::{Extent, ExtentKind};
 
 /// The place of a block is found from the last of these before it.
 const STEP: usize = 256;
