@@ -99,6 +99,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
                     layout,
                     chunk_bytes: 4096,
                     disks: 2,
+                    dropped: None,
                     events: 5,
                 };
                 let members = [0, 1].map(|role| md::member(array, role, &[7; 16 << 10]));

@@ -8,12 +8,15 @@
 
 mod guest_support;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::open;
 use brfs::io::ReadAt;
-use brfs::tree::Directory;
+use brfs::tree::{Directory, NodeKind};
+use brfs::volume::Content;
 use guest_support::{Image, context, differences, disk, golden, golden_text, walk};
 
 fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {
@@ -61,6 +64,59 @@ fn ext4_with_a_dirty_journal() {
 #[test]
 fn xfs_with_a_dirty_log() {
     compare_golden("xfs-dirty");
+}
+
+/// Readers are dropped when they are idle and opened anew; what the kernel knows by its number must be
+/// the same then, whatever is looked at first.
+#[test]
+fn inode_numbers_outlive_their_reader() {
+    use Content::{Btrfs, ExFat, Ext, Fat, Iso9660, Ntfs, Squashfs, Xfs};
+    for (name, content) in [
+        ("btrfs", Btrfs),
+        ("ext4-dirty", Ext),
+        ("xfs-dirty", Xfs),
+        ("ntfs", Ntfs),
+        ("fat32", Fat),
+        ("exfat", ExFat),
+        ("iso", Iso9660),
+        ("squashfs", Squashfs),
+    ] {
+        let image = golden(name);
+        let first = open(content, image.clone()).unwrap();
+        let mut found: Vec<(Vec<OsString>, u64)> = Vec::new();
+        let mut dirs = vec![(Vec::new(), first.root())];
+        while let Some((path, dir)) = dirs.pop() {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                // Directories that are encrypted cannot be listed.
+                let Ok(batch) = first.list(dir, at) else {
+                    break;
+                };
+                for entry in batch.entries {
+                    if entry.name == "." || entry.name == ".." {
+                        continue;
+                    }
+                    let mut below = path.clone();
+                    below.push(entry.name);
+                    if first.attr(entry.inode).unwrap().kind == NodeKind::Dir {
+                        dirs.push((below.clone(), entry.inode));
+                    }
+                    found.push((below, entry.inode));
+                }
+                cursor = batch.next;
+            }
+        }
+        assert!(found.len() > 100, "{name}");
+        let second = open(content, image).unwrap();
+        found.sort();
+        for (path, inode) in found.iter().rev() {
+            let mut at = second.root();
+            for part in path {
+                at = second.lookup(at, part).unwrap().unwrap();
+            }
+            assert_eq!(at, *inode, "{name}: {path:?}");
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn array(level: i32, disks: u32) -> md::Array {
         chunk_bytes: CHUNK as u32,
         disks,
         events: 5,
+        dropped: None,
     }
 }
 
@@ -109,6 +110,29 @@ fn a_mirror_reads_from_the_copy_that_is_current() {
     let (arrays, problems) = assemble(disks);
     assert_eq!(chunks(&arrays[0]), [1, 2]);
     assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn a_member_that_failed_one_event_ago_is_not_current() {
+    // It does not know, and a clean stop can leave members as far apart.
+    let before = md::Array {
+        events: 4,
+        ..array(1, 2)
+    };
+    let after = md::Array {
+        dropped: Some(0),
+        ..array(1, 2)
+    };
+    let disks = vec![member(before, 0, &[9, 9]), member(after, 1, &[1, 2])];
+    let (arrays, problems) = assemble(disks);
+    assert_eq!(chunks(&arrays[0]), [1, 2]);
+    assert!(
+        format!("{problems:?}").contains("out of date"),
+        "{problems:?}"
+    );
+    let disks = vec![member(before, 0, &[1, 2]), member(array(1, 2), 1, &[1, 2])];
+    let (arrays, problems) = assemble(disks);
+    assert_eq!((chunks(&arrays[0]), problems.len()), (vec![1, 2], 0));
 }
 
 #[test]

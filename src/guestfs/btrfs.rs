@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use fs_btrfs::Filesystem;
 use fs_btrfs::dir::{self, DirEntry};
@@ -35,7 +35,7 @@ const CSUM_TREE: u64 = 7;
 /// Where a root item keeps the address of the tree's root block.
 const ROOT_BLOCK_OFFSET: usize = 176;
 /// Inodes whose contents have no checksums.
-const FLAGS_WITHOUT_SUMS: u64 = 1 | 2;
+const FLAGS_WITHOUT_SUMS: u64 = 1;
 const MAX_TARGET_BYTES: u64 = 4096;
 /// Attributes of one inode together; the kernel's limits are far below.
 const MAX_XATTR_BYTES: usize = 16 << 20;
@@ -54,12 +54,14 @@ const LOG_LEVEL_OFFSET: usize = 200;
 /// An open btrfs.
 pub struct BtrfsFs {
     trees: Arc<Trees>,
-    /// Id of each subvolume seen so far, by its place in inode numbers; the top level is first.
-    seen: Mutex<Vec<u64>>,
+    /// Id of each subvolume, by its place in inode numbers; the top level, which has the smallest, is
+    /// first. Always the same for the same volume: numbers outlive this reader, which is opened anew
+    /// after it was idle.
+    ids: Vec<u64>,
     /// Where each subvolume's tree starts and which one holds it, by its id.
     roots: HashMap<u64, (u64, u64)>,
     /// Where the tree of checksums starts.
-    sums: Option<u64>,
+    sums: u64,
 }
 
 /// The device with the log masked out of the superblocks.
@@ -103,23 +105,34 @@ impl BtrfsFs {
             superblocks,
         });
         let fs = Arc::new(Filesystem::mount_with_cache(masked.clone(), 0).map_err(from_btrfs)?);
-        let roots = fs
-            .subvolumes()
-            .map_err(from_btrfs)?
+        let subvolumes = fs.subvolumes().map_err(from_btrfs)?;
+        let mut generations: HashMap<u64, u64> = subvolumes
+            .iter()
+            .map(|subvolume| (subvolume.bytenr, subvolume.generation))
+            .collect();
+        generations.insert(fs.superblock().root, fs.superblock().generation);
+        let roots: HashMap<u64, (u64, u64)> = subvolumes
             .into_iter()
             .map(|subvolume| (subvolume.id, (subvolume.bytenr, subvolume.parent)))
             .collect();
+        let mut ids: Vec<u64> = roots.keys().copied().collect();
+        ids.sort_unstable();
+        if ids.first() != Some(&FS_TREE_OBJECTID) {
+            return Err(Error::corrupt("the top level is not there"));
+        }
         let main = fs.superblock().root;
-        let trees = Arc::new(Trees::new(masked, fs));
+        let trees = Arc::new(Trees::new(masked, fs, generations));
         let sums = trees.get(main, &key(CSUM_TREE, ROOT_ITEM, 0))?;
         let sums = sums.as_ref().and_then(|place| place.item());
         let sums = sums.and_then(|(_, data)| data.get(ROOT_BLOCK_OFFSET..ROOT_BLOCK_OFFSET + 8));
         let sums = sums.and_then(|bytes| bytes.try_into().ok());
+        // Without it nothing would be verified; the kernel does not mount such a volume, either.
+        let sums = sums.ok_or_else(|| Error::corrupt("there is no tree of checksums"))?;
         Ok(Arc::new(BtrfsFs {
             trees,
-            seen: Mutex::new(vec![FS_TREE_OBJECTID]),
+            ids,
             roots,
-            sums: sums.map(u64::from_le_bytes),
+            sums: u64::from_le_bytes(sums),
         }))
     }
 
@@ -127,7 +140,7 @@ impl BtrfsFs {
     fn split(&self, inode: GuestInode) -> Result<(usize, u64, u64)> {
         let index = (inode >> TREE_SHIFT) as usize;
         let number = inode & ((1 << TREE_SHIFT) - 1);
-        let id = lock(&self.seen).get(index).copied();
+        let id = self.ids.get(index).copied();
         let (root, _) = *id.and_then(|id| self.roots.get(&id)).ok_or_else(|| {
             Error::corrupt("a directory entry names a subvolume that is not there")
         })?;
@@ -139,20 +152,14 @@ impl BtrfsFs {
         let (index, number) = if entry.is_inode() {
             (index, entry.ino)
         } else {
-            let mut seen = lock(&self.seen);
             // A snapshot has the entry of a subvolume that its origin holds, but not the subvolume:
             // the kernel shows an empty directory there.
-            let here = seen.get(index).copied();
+            let here = self.ids.get(index).copied();
             if self.roots.get(&entry.ino).map(|(_, parent)| *parent) != here {
                 return Ok((index as u64) << TREE_SHIFT | EMPTY_DIR);
             }
-            let index = match seen.iter().position(|&id| id == entry.ino) {
-                Some(index) => index,
-                None => {
-                    seen.push(entry.ino);
-                    seen.len() - 1
-                }
-            };
+            let place = self.ids.binary_search(&entry.ino);
+            let index = place.map_err(|_| Error::corrupt("a subvolume is not there"))?;
             (index, FIRST_FREE_OBJECTID)
         };
         if number >> TREE_SHIFT != 0 || index >= 1 << (64 - TREE_SHIFT) {
@@ -186,7 +193,7 @@ impl BtrfsFs {
 
     fn content(&self, root: u64, inode: &Inode) -> Result<Content> {
         let sums = match inode.flags & FLAGS_WITHOUT_SUMS {
-            0 => self.sums,
+            0 => Some(self.sums),
             _ => None,
         };
         Content::new(self.trees.clone(), root, inode.ino, inode.size, sums)
@@ -356,10 +363,6 @@ impl GuestFs for BtrfsFs {
         }
         Ok(Arc::new(self.content(root, &inode)?))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.

@@ -5,6 +5,7 @@
 //! extents only as a whole.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fs_btrfs::Filesystem;
@@ -36,6 +37,8 @@ pub struct Trees {
     fs: Arc<Filesystem>,
     geometry: TreeGeometry,
     kept: Cache<u64, Arc<TreeBlock>>,
+    /// Generations of roots by their places: below them, parents tell.
+    generations: HashMap<u64, u64>,
 }
 
 /// A place in a leaf.
@@ -63,7 +66,12 @@ impl Place {
 
 impl Trees {
     /// For an open file system on a device.
-    pub fn new(device: Arc<dyn BlockRead>, fs: Arc<Filesystem>) -> Self {
+    /// `generations`: of the roots, by their places, as far as they are known.
+    pub fn new(
+        device: Arc<dyn BlockRead>,
+        fs: Arc<Filesystem>,
+        generations: HashMap<u64, u64>,
+    ) -> Self {
         let geometry = TreeGeometry::from_superblock(fs.superblock());
         let kept = KEPT_BYTES / geometry.nodesize.max(4096) as usize;
         Trees {
@@ -71,6 +79,7 @@ impl Trees {
             fs,
             geometry,
             kept: Cache::new(kept),
+            generations,
         }
     }
 
@@ -132,7 +141,7 @@ impl Trees {
 
     /// The leaf that holds a key or would hold it, at the first item that is not before the key.
     fn descend(&self, root: u64, wanted: &DiskKey) -> Result<Place> {
-        let mut block = self.block(root, None)?;
+        let mut block = self.block(root, self.generations.get(&root).copied())?;
         let mut next = None;
         for _ in 0..MAX_LEVELS {
             let pointers = match &block.body {

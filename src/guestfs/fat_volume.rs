@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::device::Device;
 use super::fat_dir::Item;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of the table read at once while a chain is walked.
 const TABLE_CHUNK: u64 = 4096;
+/// Pieces of one file: 100 MB of memory.
+const MAX_PIECES: usize = 4 << 20;
 
 /// Which of the formats it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +204,12 @@ impl Volume {
             // A chain cannot be longer than the volume unless it loops.
             if count >= self.geometry.clusters {
                 return Err(bad("a chain of clusters loops"));
+            }
+            if pieces.len() > MAX_PIECES {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "a file in more than four million pieces",
+                ));
             }
             match pieces.last_mut() {
                 Some(last) if u64::from(cluster) == u64::from(last.first) + last.count => {

@@ -44,12 +44,12 @@ impl Listings {
 
     /// Keeps the entries of a directory.
     pub fn keep(&self, dir: GuestInode, entries: &[GuestEntry]) -> Arc<Names> {
-        let mut names = Names::with_capacity(entries.len());
+        let mut names = Names::new();
         for entry in entries {
             // Of two entries of one name the first one counts, as in the listing.
             names.entry(entry.name.clone()).or_insert(entry.inode);
         }
-        self.0.put(dir, names.len(), names)
+        self.0.put(dir, names.capacity(), names)
     }
 }
 

@@ -135,7 +135,7 @@ impl Dirs {
             false => hash_name(name),
         };
         let Some(first) = self.block(&map, 0)? else {
-            return Ok(None);
+            return Err(bad("a directory has no first block"));
         };
         let addresses = if BLOCK.contains(&be32(&first, 0)) {
             let block = dir::parse_block_form(&first, sb).map_err(from_xfs)?;

@@ -8,6 +8,8 @@ pub struct Array {
     pub chunk_bytes: u32,
     pub disks: u32,
     pub events: u64,
+    /// A member that the array has dropped, as this superblock tells.
+    pub dropped: Option<u16>,
 }
 
 /// Where a member's data begins.
@@ -40,7 +42,9 @@ pub fn member(array: Array, role: u16, data: &[u8]) -> Vec<u8> {
     put(208, &u64::MAX.to_le_bytes());
     put(220, &(ROLES as u32).to_le_bytes());
     for number in 0..ROLES as u16 {
-        put(256 + usize::from(number) * 2, &number.to_le_bytes());
+        let faulty = array.dropped == Some(number);
+        let role = if faulty { 0xFFFE } else { number };
+        put(256 + usize::from(number) * 2, &role.to_le_bytes());
     }
     let sum: u64 = disk[SUPERBLOCK_AT..SUPERBLOCK_AT + 256 + 2 * ROLES]
         .chunks_exact(4)

@@ -26,8 +26,8 @@ use file::{Content, Fragments};
 use inode::{Body, Inode};
 use table::{Blocks, Cursor, METADATA_BYTES, Superblock, bad, le16, le32};
 
-/// Bytes of a directory; some three million entries.
-const MAX_DIR_BYTES: u32 = 96 << 20;
+/// Bytes of a directory; an entry takes 9 of them and more.
+const MAX_DIR_BYTES: u32 = 24 << 20;
 /// A part of a listing ends behind so many bytes.
 const PART_BYTES: u32 = 256 << 10;
 /// A run of entries that share a header.

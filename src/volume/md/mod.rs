@@ -92,6 +92,9 @@ fn assemble_one(
     set.retain(|(place, _, block)| {
         // A clean stop may leave members one event apart.
         let current = block.events.saturating_add(1) >= array.events;
+        // So may a member that failed, and does not know: the others do.
+        let told = array.roles.get(block.device).copied().flatten();
+        let current = current && told == block.role;
         let same = (
             block.level,
             block.layout,

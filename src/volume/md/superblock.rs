@@ -42,6 +42,10 @@ pub struct Superblock {
     pub data_len: u64,
     /// The member's place, `None` for spares and failed ones.
     pub role: Option<u32>,
+    /// The member's number among the devices of the array.
+    pub device: usize,
+    /// The places of all devices by their numbers, as this member last heard of them.
+    pub roles: Vec<Option<u32>>,
     /// Counts changes of the array: a member that was dropped stays behind.
     pub events: u64,
     /// Whether parity and copies are known to fit the data.
@@ -112,11 +116,11 @@ fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
             format!("an md array with features {features:#x}, or in the middle of a reshape"),
         ));
     }
-    let number = le32(block, 160);
-    let role = match number < devices {
-        true => le16(block, 256 + number as usize * 2),
-        false => u16::MAX,
-    };
+    let device = le32(block, 160) as usize;
+    let roles: Vec<Option<u32>> = (0..devices as usize)
+        .map(|number| le16(block, 256 + number * 2))
+        .map(|role| (role < NO_ROLE).then_some(u32::from(role)))
+        .collect();
     let trouble = if features & FEATURE_BAD_BLOCKS != 0 {
         Some("it has blocks that are known to be bad")
     } else if features & (FEATURE_RECOVERING | FEATURE_REPLACEMENT) != 0 {
@@ -144,7 +148,9 @@ fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
         used_bytes: bytes(le64(block, 80))?,
         data_start,
         data_len: bytes(le64(block, 136))?.min(len.saturating_sub(data_start)),
-        role: (role < NO_ROLE).then_some(u32::from(role)),
+        role: roles.get(device).copied().flatten(),
+        device,
+        roles,
         events: le64(block, 200),
         // How far a resync has come.
         is_clean: le64(block, 208) == u64::MAX,
@@ -163,9 +169,22 @@ fn version_0(block: &[u8], at: u64) -> Result<Superblock> {
     if (sum as u32).wrapping_add((sum >> 32) as u32) != word(CHECKSUM) {
         return Err(Error::corrupt("an md superblock has a wrong checksum"));
     }
+    // 91 while the array is reshaped: its numbers are the new ones then, its data is not.
+    if word(2) != 90 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "an md array in the middle of a reshape",
+        ));
+    }
+    const DISKS: usize = 128;
+    const MAX_DISKS: usize = 27;
+    const DISK_WORDS: usize = 32;
     const THIS: usize = 992;
     const ACTIVE_AND_SYNC: u32 = 0b110;
-    let in_use = word(THIS + 4) & 0b1111 == ACTIVE_AND_SYNC;
+    let role_at = |at: usize| {
+        let in_use = word(at + 4) & 0b1111 == ACTIVE_AND_SYNC;
+        in_use.then_some(word(at + 3))
+    };
     let mut uuid = [0; 16];
     for (part, index) in uuid.chunks_exact_mut(4).zip([5, 13, 14, 15]) {
         part.copy_from_slice(&word(index).to_le_bytes());
@@ -180,7 +199,11 @@ fn version_0(block: &[u8], at: u64) -> Result<Superblock> {
         used_bytes: u64::from(word(8)) * 1024,
         data_start: 0,
         data_len: at,
-        role: in_use.then_some(word(THIS + 3)),
+        role: role_at(THIS),
+        device: word(THIS) as usize,
+        roles: (0..MAX_DISKS)
+            .map(|number| role_at(DISKS + number * DISK_WORDS))
+            .collect(),
         events: u64::from(word(40)) << 32 | u64::from(word(39)),
         is_clean: word(33) & 1 == 1,
         trouble: None,
