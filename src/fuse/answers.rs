@@ -134,6 +134,9 @@ impl Shared {
         match attr {
             Ok(attr) => {
                 let ttl = if size_only { ONCE } else { ttl_of(node) };
+                if !node.base().is_constant() {
+                    self.inodes.tell(ino, &attr);
+                }
                 reply.attr(&ttl, &self.ownership.file_attr(ino, &attr));
             }
             Err(error) => reply.error(self.fail(ino, "tell about", Doing::Using, &error)),
@@ -233,8 +236,14 @@ impl Shared {
         let (number, told) = self
             .inodes
             .remember_listed(parent, &entry.name, entry.identity);
-        let attr = told.map_or_else(|| unknown(entry.kind), |told| *told);
-        (number, attr, ONCE)
+        // Of nodes whose attributes never change nothing is kept: the node itself tells them.
+        let constant = || {
+            let node = self.inodes.node(number)?;
+            let attr = node.base().is_constant().then(|| node.base().attr().ok());
+            attr.flatten()
+        };
+        let attr = told.map(|told| *told).or_else(constant);
+        (number, attr.unwrap_or_else(|| unknown(entry.kind)), ONCE)
     }
 
     pub(super) fn readdir(

@@ -127,6 +127,13 @@ impl Inodes {
         self.add(parent, name, Key::new(parent, name, identity), None)
     }
 
+    /// Notes what the kernel is told about a node now.
+    pub(super) fn tell(&self, ino: u64, attr: &Attr) {
+        if let Some(known) = self.lock().by_number.get_mut(&ino) {
+            known.told = Some(Box::new(attr.clone()));
+        }
+    }
+
     fn add(
         &self,
         parent: u64,

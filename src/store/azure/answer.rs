@@ -13,7 +13,7 @@ use crate::store::remote::fault::{
     Fault, Next, element, parse_retry_after, proxy_refuses, throttle, transient,
 };
 use crate::store::remote::names::{Listed, Names};
-use crate::store::remote::object::meta;
+use crate::store::remote::object::{is_empty_etag, meta};
 
 /// Which request was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Page {
                 None => Listed::Prefix,
                 Some(blob) => {
                     let modified = blob.modified.as_ref();
-                    let known = !blob.etag.is_empty();
+                    let known = !is_empty_etag(&blob.etag);
                     Listed::Object {
                         size: blob.size,
                         meta: known.then(|| meta(blob.size, Some(&blob.etag), modified)),

@@ -1,9 +1,9 @@
 //! The way to a server: directly, or through the proxy that the environment names.
 //!
-//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (and in lower case) are read as curl reads
+//! `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (and in lower case) are read much as curl reads
 //! them. `https://` servers are reached through a tunnel (CONNECT), `http://` ones by asking the proxy
 //! for them. Loopback and link-local addresses are never asked of a proxy: the first are servers on
-//! this machine, the second where clouds hand out credentials.
+//! this machine, the second (and Amazon's `fd00:ec2::/32`) where clouds hand out credentials.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -83,7 +83,11 @@ impl Route {
 fn is_near(host: &str) -> bool {
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
-        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
+        Ok(IpAddr::V6(ip)) => {
+            // Amazon's addresses for credentials are unique-local ones here: fd00:ec2::/32.
+            let is_ec2 = ip.segments()[..2] == [0xfd00, 0x0ec2];
+            ip.is_loopback() || ip.is_unicast_link_local() || is_ec2
+        }
         Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }

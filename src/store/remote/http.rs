@@ -157,12 +157,19 @@ impl Http {
     ) -> Result<http::Response<SdkBody>, ConnectorError> {
         let idle = IDLE_TIMEOUT.try_with(|idle| *idle).unwrap_or(self.0.idle);
         let for_proxy = self.0.route.authorization(request.uri());
+        let is_clear = request.uri().scheme() == Some(&http::uri::Scheme::HTTP);
         let headers = request.headers_mut();
         if let Some(auth) = for_proxy {
             headers.insert(http::header::PROXY_AUTHORIZATION, auth);
         }
         for name in NEVER_SENT {
             headers.remove(name);
+        }
+        // A proxy may keep what was asked for without credentials, and give it later without asking.
+        let is_open = !headers.contains_key(http::header::AUTHORIZATION);
+        if is_clear && is_open {
+            let anew = http::HeaderValue::from_static("no-cache");
+            headers.insert(http::header::CACHE_CONTROL, anew);
         }
         let agent = http::HeaderValue::from_static(USER_AGENT);
         headers.insert("user-agent", agent);

@@ -204,11 +204,20 @@ impl Kept {
     }
 }
 
+/// Whether an ETag says nothing, as some gateways in front of other storage have it.
+pub(crate) fn is_empty_etag(etag: &str) -> bool {
+    bare(etag).is_empty()
+}
+
+fn bare(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
+}
+
 /// The state of an object, made of what HEAD, GET and LIST all tell in the same way: times have
 /// whole seconds, and the version stands for the ETag without its quotes.
 pub(crate) fn meta(len_bytes: u64, etag: Option<&str>, modified: Option<&DateTime>) -> Meta {
     let seconds = modified.map(DateTime::secs);
-    let etag = etag.map(|e| e.trim_start_matches("W/").trim_matches('"'));
+    let etag = etag.map(bare);
     let mark = match etag {
         Some(etag) if !etag.is_empty() => etag.to_owned(),
         _ => format!("no etag, {len_bytes} bytes, {seconds:?}"),

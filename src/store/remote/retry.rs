@@ -136,13 +136,19 @@ impl Transport {
                     self.patience.retry_budget
                 }
                 Next::Reconnect if !self.reached.load(Ordering::Relaxed) => {
-                    FIRST_CONTACT.min(self.patience.retry_budget)
+                    // One that was reached but is silent may be busy with its first listing: it is
+                    // asked once more, and waited for longer.
+                    let patience = match fault.overload {
+                        true => FIRST_CONTACT.max(self.patience.idle_timeout * 2),
+                        false => FIRST_CONTACT,
+                    };
+                    patience.min(self.patience.retry_budget)
                 }
                 Next::Reconnect | Next::Retry => self.patience.retry_budget,
             };
             let delay =
                 backoff(self.patience.first_delay, tries).max(fault.after.unwrap_or_default());
-            if first.elapsed() + delay > budget {
+            if first.elapsed().saturating_add(delay) > budget {
                 return Err(exhausted(&fault.error, tries, first.elapsed()));
             }
             tracing::debug!(

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::fault::Fault;
 use crate::store::remote::limit::Lane;
 use crate::store::remote::names::{Listed, Names};
-use crate::store::remote::object::meta;
+use crate::store::remote::object::{is_empty_etag, meta};
 use crate::store::remote::retry::Attempt;
 use crate::store::{Entry, Request};
 
@@ -103,6 +103,7 @@ fn add_page(names: &mut Names, prefix: &str, page: &ListObjectsV2Output) -> Resu
         // Without its ETag, the state could not be compared with what HEAD and GET tell.
         let meta = object
             .e_tag()
+            .filter(|etag| !is_empty_etag(etag))
             .map(|etag| meta(size, Some(etag), object.last_modified()));
         let listed = Listed::Object { size, meta };
         names.add(prefix, &key, listed)?;
