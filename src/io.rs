@@ -70,6 +70,34 @@ pub fn check_range(offset: u64, len: u64, total: u64) -> Result<()> {
     }
 }
 
+/// Fills `buf`, whose first byte is at `offset`, from pieces that lie in different places. `locate` tells
+/// what holds the byte at an offset and up to where; `fill` reads from there, starting at an offset.
+///
+/// # Errors
+/// What `locate` and `fill` gave; `Corrupt` for a piece that ends where it begins.
+pub fn read_pieces<P>(
+    buf: &mut [u8],
+    offset: u64,
+    locate: impl Fn(u64) -> Result<(P, u64)>,
+    fill: impl Fn(P, &mut [u8], u64) -> Result<()>,
+) -> Result<()> {
+    let mut offset = offset;
+    let mut rest = buf;
+    while !rest.is_empty() {
+        let (piece, end) = locate(offset)?;
+        let left = end
+            .checked_sub(offset)
+            .filter(|left| *left > 0)
+            .ok_or_else(|| Error::corrupt("a piece without an end").at(offset))?;
+        let take = left.min(rest.len() as u64);
+        let (now, later) = std::mem::take(&mut rest).split_at_mut(take as usize);
+        fill(piece, now, offset)?;
+        offset += take;
+        rest = later;
+    }
+    Ok(())
+}
+
 impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
     fn len_bytes(&self) -> u64 {
         (**self).len_bytes()

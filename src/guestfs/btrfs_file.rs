@@ -11,7 +11,7 @@ use fs_btrfs::compression::{self, Compression, ShortDecode};
 use super::btrfs::from_btrfs;
 use super::btrfs_tree::{Trees, key};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 const EXTENT_DATA: u8 = 108;
 const EXTENT_CSUM: u8 = 128;
@@ -319,48 +319,43 @@ impl ReadAt for Content {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let part = self.part_at(offset)?;
+        let copy = |from: &[u8], skip: u64, to: &mut [u8]| {
+            let from = usize::try_from(skip)
+                .ok()
+                .and_then(|skip| from.get(skip..skip.checked_add(to.len())?))
+                .ok_or_else(|| bad("a file's extent is shorter than it says"))?;
+            to.copy_from_slice(from);
+            Ok::<(), Error>(())
+        };
+        let locate = |at| {
+            let part = self.part_at(at)?;
+            let end = part.end;
+            Ok((part, end))
+        };
+        read_pieces(buf, offset, locate, |part, now, offset| {
             let skip = offset - part.start;
-            let take = (part.end - offset).min(rest.len() as u64) as usize;
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
-            let copy = |from: &[u8], skip: u64, to: &mut [u8]| {
-                let from = usize::try_from(skip)
-                    .ok()
-                    .and_then(|skip| from.get(skip..skip.checked_add(take)?))
-                    .ok_or_else(|| bad("a file's extent is shorter than it says"))?;
-                to.copy_from_slice(from);
-                Ok::<(), Error>(())
-            };
             match &part.piece {
-                Piece::Hole => now.fill(0),
-                Piece::Inline(bytes) => copy(bytes, skip, now)?,
+                Piece::Hole => {
+                    now.fill(0);
+                    Ok(())
+                }
+                Piece::Inline(bytes) => copy(bytes, skip, now),
                 Piece::Packed(packed) => {
                     let bytes = self.unpacked(packed)?;
-                    copy(&bytes, packed.within + skip, now)?;
+                    copy(&bytes, packed.within + skip, now)
                 }
                 Piece::Plain(logical) => {
                     let at = logical
                         .checked_add(skip)
                         .ok_or_else(|| bad("a file's extent is past the end of everything"))?;
-                    self.read_verified(at, now)?;
+                    self.read_verified(at, now)
                 }
             }
-            offset += take as u64;
-            rest = later;
-        }
-        Ok(())
+        })
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        if offset >= self.len_bytes {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "extent asked for past the end",
-            ));
-        }
+        check_range(offset, 1, self.len_bytes)?;
         let part = self.part_at(offset)?;
         Ok(Extent {
             kind: match part.piece {

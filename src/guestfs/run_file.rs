@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::error::{Error, Result};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// A run of a file: where it ends in the file, and where its bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,34 +88,22 @@ impl<M: RunMap> ReadAt for RunFile<M> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let run = self.run_at(offset)?;
-            let take = (run.end - offset).min(rest.len() as u64);
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take as usize);
-            match run.at {
-                None => now.fill(0),
-                Some(at) => {
-                    if check_range(at, take, self.volume.len_bytes()).is_err() {
-                        return Err(Error::corrupt("a file points past the end of its volume"));
-                    }
-                    self.volume.read_exact_at(now, at)?;
-                }
+        let locate = |at| self.run_at(at).map(|run| (run.at, run.end));
+        let fill = |place: Option<u64>, now: &mut [u8], _| {
+            let Some(at) = place else {
+                now.fill(0);
+                return Ok(());
+            };
+            if check_range(at, now.len() as u64, self.volume.len_bytes()).is_err() {
+                return Err(Error::corrupt("a file points past the end of its volume"));
             }
-            offset += take;
-            rest = later;
-        }
-        Ok(())
+            self.volume.read_exact_at(now, at)
+        };
+        read_pieces(buf, offset, locate, fill)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        if offset >= self.len_bytes {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "extent asked for past the end",
-            ));
-        }
+        check_range(offset, 1, self.len_bytes)?;
         let run = self.run_at(offset)?;
         Ok(Extent {
             kind: match run.at {

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::io::{Extent, ReadAt, check_range};
+use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
 /// A multiple of every unit of compression (64 KiB).
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -74,16 +74,16 @@ impl<S: WindowRead> ReadAt for WindowFile<S> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
+        let locate = |at: u64| {
             let window = self.window(at / WINDOW_BYTES)?;
-            let within = (at % WINDOW_BYTES) as usize;
-            let take = (window.len() - within).min(buf.len() - done);
-            buf[done..done + take].copy_from_slice(&window[within..within + take]);
-            done += take;
-        }
-        Ok(())
+            let end = at - at % WINDOW_BYTES + window.len() as u64;
+            Ok((window, end))
+        };
+        read_pieces(buf, offset, locate, |window, now, offset| {
+            let within = (offset % WINDOW_BYTES) as usize;
+            now.copy_from_slice(&window[within..within + now.len()]);
+            Ok(())
+        })
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

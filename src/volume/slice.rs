@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::io::{Extent, ReadAt, check_range};
 
 /// `len_bytes` bytes of another volume, from `start_bytes` on.
@@ -40,12 +40,7 @@ impl ReadAt for Slice {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        if offset >= self.len_bytes {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "extent asked for past the end",
-            ));
-        }
+        check_range(offset, 1, self.len_bytes)?;
         let inner = self.inner.extent_at(self.start_bytes + offset)?;
         Ok(Extent {
             kind: inner.kind,

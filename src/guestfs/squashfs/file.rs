@@ -6,7 +6,7 @@ use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::Result;
 use crate::guestfs::window::WindowRead;
-use crate::io::{Extent, ExtentKind};
+use crate::io::{Extent, ExtentKind, read_pieces};
 
 /// The place of a block is found from the last of these before it.
 const STEP: usize = 256;
@@ -137,24 +137,21 @@ fn stored_bytes(word: u32) -> u64 {
 
 impl WindowRead for Content {
     fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let start = offset - offset % self.block_bytes;
+        let locate = |at: u64| {
+            let start = at - at % self.block_bytes;
             let len = self.block_bytes.min(self.layout.len_bytes - start) as usize;
             let number = (start / self.block_bytes) as usize;
             let bytes = match number < self.words.len() {
                 true => self.block(number, len)?,
                 false => self.tail(len)?,
             };
+            Ok(((start, bytes), start + len as u64))
+        };
+        read_pieces(buf, offset, locate, |(start, bytes), now, offset| {
             let within = (offset - start) as usize;
-            let take = (len - within).min(rest.len());
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
-            now.copy_from_slice(&bytes[within..within + take]);
-            offset += take as u64;
-            rest = later;
-        }
-        Ok(())
+            now.copy_from_slice(&bytes[within..within + now.len()]);
+            Ok(())
+        })
     }
 
     /// Blocks that were never written are holes; what is in a fragment is data.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Where the bytes of a piece come from.
 #[derive(Clone)]
@@ -151,43 +151,43 @@ impl ReadAt for Mapped {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let piece = self.piece_at(offset)?;
+        let locate_piece = |at: u64| {
+            let piece = self.piece_at(at)?;
+            let end = match &piece.source {
+                Source::Striped {
+                    members,
+                    stripe_bytes,
+                } => {
+                    let left = locate(at - piece.start, *stripe_bytes, members.len()).2;
+                    piece.end.min(at.saturating_add(left))
+                }
+                _ => piece.end,
+            };
+            Ok((piece, end))
+        };
+        read_pieces(buf, offset, locate_piece, |piece, now, offset| {
             let within = offset - piece.start;
-            let mut take = (piece.end - offset).min(rest.len() as u64);
-            if let Source::Striped {
-                members,
-                stripe_bytes,
-            } = &piece.source
-            {
-                take = take.min(locate(within, *stripe_bytes, members.len()).2);
-            }
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take as usize);
             match &piece.source {
-                Source::Linear(volume, start) => volume.read_exact_at(now, start + within)?,
+                Source::Linear(volume, start) => volume.read_exact_at(now, start + within),
                 Source::Striped {
                     members,
                     stripe_bytes,
                 } => {
                     let (member, at, _) = locate(within, *stripe_bytes, members.len());
                     let (volume, start) = &members[member];
-                    volume.read_exact_at(now, start.saturating_add(at))?;
+                    volume.read_exact_at(now, start.saturating_add(at))
                 }
-                Source::Zero => now.fill(0),
-                Source::Missing(reason) => {
-                    return Err(Error::new(
-                        ErrorKind::Io,
-                        format!("this part of the volume is not there: {reason}"),
-                    )
-                    .at(offset));
+                Source::Zero => {
+                    now.fill(0);
+                    Ok(())
                 }
+                Source::Missing(reason) => Err(Error::new(
+                    ErrorKind::Io,
+                    format!("this part of the volume is not there: {reason}"),
+                )
+                .at(offset)),
             }
-            offset += take;
-            rest = later;
-        }
-        Ok(())
+        })
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

@@ -11,7 +11,7 @@ use quick_cache::sync::Cache;
 
 use super::super::bits::{crc32c, le32, le64};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Metadata is in blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
@@ -216,35 +216,22 @@ impl ReadAt for ThinVolume {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let (place, end) = self.place(offset)?;
-            let take = (end - offset).min(rest.len() as u64);
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take as usize);
-            match place {
-                None => now.fill(0),
-                Some(at) => {
-                    let data = &self.pool.data;
-                    if check_range(at, take, data.len_bytes()).is_err() {
-                        return Err(bad("a chunk lies past the end of the pool's data"));
-                    }
-                    data.read_exact_at(now, at)?;
-                }
+        let data = &self.pool.data;
+        let fill = |place: Option<u64>, now: &mut [u8], _| {
+            let Some(at) = place else {
+                now.fill(0);
+                return Ok(());
+            };
+            if check_range(at, now.len() as u64, data.len_bytes()).is_err() {
+                return Err(bad("a chunk lies past the end of the pool's data"));
             }
-            offset += take;
-            rest = later;
-        }
-        Ok(())
+            data.read_exact_at(now, at)
+        };
+        read_pieces(buf, offset, |at| self.place(at), fill)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
-        if offset >= self.len_bytes {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "extent asked for past the end",
-            ));
-        }
+        check_range(offset, 1, self.len_bytes)?;
         let (place, end) = self.place(offset)?;
         Ok(Extent {
             kind: match place {

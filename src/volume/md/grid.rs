@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Bytes worked out at a time.
 const REBUILD_BYTES: usize = 64 << 10;
@@ -237,20 +237,16 @@ impl ReadAt for Grid {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
-        let mut offset = offset;
-        let mut rest = buf;
-        while !rest.is_empty() {
-            let left = self.chunk_bytes - offset % self.chunk_bytes;
-            let take = left.min(rest.len() as u64);
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(take as usize);
-            match self.place(offset) {
-                Ok((volume, at)) => volume.read_exact_at(now, at)?,
-                Err((spot, at)) => self.rebuild(now, &spot, at)?,
-            }
-            offset += take;
-            rest = later;
-        }
-        Ok(())
+        let chunk_end = |at: u64| at - at % self.chunk_bytes + self.chunk_bytes;
+        read_pieces(
+            buf,
+            offset,
+            |at| Ok((self.place(at), chunk_end(at))),
+            |place, now, _| match place {
+                Ok((volume, at)) => volume.read_exact_at(now, at),
+                Err((spot, at)) => self.rebuild(now, &spot, at),
+            },
+        )
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
