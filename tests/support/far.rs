@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime};
 
-use brfs::error::Result;
+use brfs::error::{Error, ErrorKind, Result};
 use brfs::image::{Disk, DiskGuard};
 use brfs::io::ReadAt;
 use brfs::store::{
@@ -24,6 +24,7 @@ use super::vhd_dir::Filter;
 /// what: a request's depth is one more than that of the deepest that had ended when it began.
 #[derive(Debug)]
 pub struct FarStore {
+    this: Weak<FarStore>,
     inner: LocalStore,
     delay: Duration,
     ended_depth: Mutex<usize>,
@@ -79,7 +80,18 @@ impl Store for FarStore {
         self.request("read", path, || self.inner.read(path, max_len))
     }
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.request("open", path, || self.inner.open(path))
+        let meta = self.request("open", path, || self.inner.head(path))?;
+        self.open_as(path, Some(&meta))
+    }
+    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let Some(meta) = listed else {
+            return self.open(path);
+        };
+        Ok(Arc::new(FarFile {
+            store: self.this.upgrade().unwrap(),
+            path: path.clone(),
+            meta: *meta,
+        }))
     }
     fn traits(&self) -> StoreTraits {
         StoreTraits {
@@ -93,9 +105,38 @@ impl Store for FarStore {
     }
 }
 
+/// An object in one state.
+struct FarFile {
+    store: Arc<FarStore>,
+    path: StorePath,
+    meta: Meta,
+}
+
+impl StoredFile for FarFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+    fn head(&self) -> Result<Meta> {
+        self.store.head(&self.path)
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.store.request("range", &self.path, || {
+            let file = self.store.inner.open(&self.path)?;
+            match file.opened_meta().version == self.meta.version {
+                true => file.read_exact_at(buf, offset),
+                false => Err(Error::new(ErrorKind::Changed, "replaced").with_object(&self.path)),
+            }
+        })
+    }
+    fn is_pinned(&self) -> bool {
+        true
+    }
+}
+
 /// `root`, with this delay for each request.
 pub fn far(root: &Path, delay_ms: u64) -> Arc<FarStore> {
-    Arc::new(FarStore {
+    Arc::new_cyclic(|this| FarStore {
+        this: this.clone(),
         inner: LocalStore::open(root).unwrap(),
         delay: Duration::from_millis(delay_ms),
         ended_depth: Mutex::new(0),
