@@ -10,6 +10,7 @@ mod decrypt;
 mod disk_cache;
 mod local;
 mod path;
+mod primed;
 #[cfg(feature = "s3")]
 mod remote;
 #[cfg(feature = "s3")]
