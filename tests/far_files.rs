@@ -1,5 +1,7 @@
 //! VHD files on object storage: blocks are fetched whole, each once, and of one state of the file.
 
+#[path = "support/seal.rs"]
+mod seal;
 mod support;
 
 use std::fs;
@@ -7,10 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext, DiskGuard};
 use brfs::io::{Chunk, ReadAt};
-use brfs::store::{Store, StorePath};
+use brfs::store::{LocalStore, Store, StorePath, open_encrypted};
 use support::chain::{Chain, Storage};
 use support::far::{cached, far, files_of, read_whole, set_modified};
 use support::rng::Rng;
@@ -162,6 +165,29 @@ fn a_file_that_was_uploaded_again_is_opened_again() {
     }
     assert!(read_whole(&disk).unwrap() == chain.read(1, 0, 8 << 20));
     assert!(store.count("range", "") > opened);
+}
+
+#[test]
+fn sealed_files_are_read_in_blocks_too() {
+    for (algorithm, is_far) in [("chacha20-poly1305", true), ("aes-256-gcm", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let chain = chain_of(3);
+        let youngest = write(&chain, dir.path());
+        fs::write(dir.path().join("metadata.json"), b"{}").unwrap();
+        for file in files_of(dir.path()) {
+            let sealed = seal::seal(algorithm, seal::KEY, &fs::read(&file).unwrap());
+            fs::write(&file, sealed).unwrap();
+        }
+        let description = format!("{{\"algorithm\":\"{algorithm}\"}}");
+        fs::write(dir.path().join("encryption.json"), description).unwrap();
+        let store: Arc<dyn Store> = match is_far {
+            true => far(dir.path(), 0),
+            false => Arc::new(LocalStore::open(dir.path()).unwrap()),
+        };
+        let key = Key::new(seal::KEY).unwrap();
+        let disk = open(open_encrypted(store, Some(key)).unwrap(), &youngest);
+        assert!(read_whole(&disk).unwrap() == chain.read(2, 0, 8 << 20));
+    }
 }
 
 #[test]
