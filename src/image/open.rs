@@ -11,7 +11,7 @@ use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::MetaCache;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Meta, Store, StorePath, Version, read_kept_as};
+use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_kept_as};
 
 /// Longest alias file, as XO writes them.
 const MAX_ALIAS_BYTES: u64 = 1024;
@@ -133,6 +133,37 @@ impl Image {
                 // A directory's blocks are replaced, not written to, and nothing shows it.
                 Ok(Stability::Unsettled)
             }
+        }
+    }
+
+    /// See `VhdDir::has_kept`.
+    pub(super) fn has_kept(&self, block: u64) -> bool {
+        matches!(&self.body, Body::Dir(d) if d.has_kept(block))
+    }
+
+    /// See `VhdDir::kept_block`.
+    pub(super) fn kept_block(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
+        match &self.body {
+            Body::File(_) => None,
+            Body::Dir(d) => d.kept_block(block),
+        }
+    }
+
+    /// See `VhdDir::read_from`.
+    pub(super) fn read_kept(
+        &self,
+        file: &dyn StoredFile,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        match &self.body {
+            Body::File(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "blocks of VHD files are not kept",
+            )),
+            Body::Dir(d) => d.read_from(file, block, within, buf, absent),
         }
     }
 

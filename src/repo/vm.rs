@@ -246,7 +246,7 @@ impl Vm {
         };
         let mut found = read(Some(&meta));
         // As [`crate::store::read_kept_as`] does it.
-        if damaged(&found) && self.shared.store.is_kept(&key.0) {
+        if damaged(&found) && self.shared.store.is_kept(&key.0, None) {
             found = read(None);
         }
         match found {
@@ -328,7 +328,7 @@ impl Vm {
         }
         let at = Instant::now();
         let store = &*self.shared.store;
-        let listed = match store.is_kept(&self.dir.child(CACHE_FILE)) {
+        let listed = match store.is_kept(&self.dir.child(CACHE_FILE), None) {
             // Without it, or when listing fails, the truth is asked for.
             true => self.listing().ok()?.index?,
             false => None,
