@@ -18,16 +18,14 @@
 mod data;
 #[path = "support/figures.rs"]
 mod figures;
-#[path = "support/passfs.rs"]
-mod passfs;
+#[path = "support/onefs.rs"]
+mod onefs;
 #[path = "support/readers.rs"]
 mod readers;
 #[path = "support/served.rs"]
 mod served;
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "support/zerofs.rs"]
-mod zerofs;
 
 use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
@@ -138,14 +136,14 @@ struct Own {
 impl Own {
     fn zeros(size: u64) -> Self {
         let dir = TempDir::new();
-        let session = Some(zerofs::mount(dir.path(), size, &options()));
-        let name = zerofs::NAME;
+        let session = Some(onefs::mount_zeros(dir.path(), size, &options()));
+        let name = onefs::NAME;
         Own { dir, name, session }
     }
     fn pass(backing: &Path) -> Self {
         let dir = TempDir::new();
-        let session = Some(passfs::mount(dir.path(), backing, &options()));
-        let name = passfs::NAME;
+        let session = Some(onefs::mount_file(dir.path(), backing, &options()));
+        let name = onefs::NAME;
         Own { dir, name, session }
     }
     fn file(&self) -> PathBuf {

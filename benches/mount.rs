@@ -5,10 +5,10 @@
 //! Prints medians and the ratio to Z; with `sweep`, how fast Z is for each number of session threads
 //! and each read-ahead window, measured in turns. Asserts nothing. Needs root.
 
+#[path = "support/onefs.rs"]
+mod onefs;
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "support/zerofs.rs"]
-mod zerofs;
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -46,7 +46,7 @@ impl Subject for Ceiling {
         "Z"
     }
     fn file(&self) -> std::path::PathBuf {
-        self.dir.path().join(zerofs::NAME)
+        self.dir.path().join(onefs::NAME)
     }
 }
 
@@ -65,7 +65,7 @@ impl Subject for Ours {
         self.0
     }
     fn file(&self) -> std::path::PathBuf {
-        self.1.path().join(zerofs::NAME)
+        self.1.path().join(onefs::NAME)
     }
 }
 
@@ -79,7 +79,7 @@ fn options(threads: usize) -> MountOptions {
 
 fn ceiling(threads: usize) -> Ceiling {
     let dir = TempDir::new();
-    let session = Some(zerofs::mount(dir.path(), SIZE, &options(threads)));
+    let session = Some(onefs::mount_zeros(dir.path(), SIZE, &options(threads)));
     Ceiling { dir, session }
 }
 
@@ -103,7 +103,7 @@ fn subjects(threads: usize) -> Vec<Box<dyn Subject>> {
         ("brfs, filled buffer", zeros),
         ("brfs, through the pool", pooled),
     ] {
-        let root = MemDir::default().with(zerofs::NAME, file.node()).node();
+        let root = MemDir::default().with(onefs::NAME, file.node()).node();
         all.push(Box::new(Ours(
             name,
             TestMount::new(root, &options(threads)),

@@ -28,6 +28,8 @@ mod far_s3;
 mod figures;
 #[path = "s3/guests.rs"]
 mod guests;
+#[path = "support/onefs.rs"]
+mod onefs;
 #[path = "support/readers.rs"]
 mod readers;
 #[path = "s3/sample.rs"]
@@ -42,8 +44,6 @@ mod served;
 mod start;
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "support/zerofs.rs"]
-mod zerofs;
 
 use std::path::Path;
 use std::time::Duration;

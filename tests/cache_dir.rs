@@ -5,10 +5,11 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use brfs::image::{Disk, DiskContext};
-use brfs::io::ReadAt;
+use brfs::io::{Chunk, ReadAt};
 use brfs::store::StorePath;
 use support::chain::{Chain, Storage};
 use support::far::{cached, far, files_of};
@@ -92,8 +93,8 @@ fn mounts_before_during_and_after_a_merge_share_a_cache_directory() {
 }
 
 /// A chain, its heads, and where it lies.
-fn repository() -> (TempDir, Chain, Vec<PathBuf>) {
-    let chain = mergeable(&mut Rng::new(5), Storage::Dir(Filter::Gzip), 3);
+fn repository(filter: Filter) -> (TempDir, Chain, Vec<PathBuf>) {
+    let chain = mergeable(&mut Rng::new(5), Storage::Dir(filter), 3);
     let dir = TempDir::new().unwrap();
     let written = chain.write(dir.path());
     let heads = written.layers.iter().map(|l| l.head.clone()).collect();
@@ -102,7 +103,17 @@ fn repository() -> (TempDir, Chain, Vec<PathBuf>) {
 
 #[test]
 fn spoilt_files_are_fetched_anew() {
-    let (dir, chain, heads) = repository();
+    spoilt_files(Filter::Gzip);
+}
+
+/// Plain blocks are read in place, in parts.
+#[test]
+fn spoilt_plain_blocks_are_fetched_anew() {
+    spoilt_files(Filter::Absent);
+}
+
+fn spoilt_files(filter: Filter) {
+    let (dir, chain, heads) = repository(filter);
     let cache = TempDir::new().unwrap();
     let look = |what: &str| check(dir.path(), cache.path(), &chain, &heads, 0, what);
     look("first");
@@ -149,7 +160,13 @@ fn spoilt_files_are_fetched_anew() {
 
 #[test]
 fn entries_that_changed_places_are_not_believed() {
-    let (dir, chain, heads) = repository();
+    for filter in [Filter::Gzip, Filter::Absent] {
+        changed_places(filter);
+    }
+}
+
+fn changed_places(filter: Filter) {
+    let (dir, chain, heads) = repository(filter);
     let cache = TempDir::new().unwrap();
     let look = |what: &str| check(dir.path(), cache.path(), &chain, &heads, 0, what);
     look("first");
@@ -161,16 +178,62 @@ fn entries_that_changed_places_are_not_believed() {
     assert!(look("rotated") > 0);
 }
 
+/// The disk that holds the cache fails while blocks are read from it in place.
+#[test]
+fn blocks_spoilt_under_an_open_disk_are_fetched_anew() {
+    let (dir, chain, heads) = repository(Filter::Absent);
+    let cache = TempDir::new().unwrap();
+    check(dir.path(), cache.path(), &chain, &heads, 0, "first");
+    let store = far(dir.path(), 0);
+    let (cached, stats) = cached(store.clone(), cache.path(), 1 << 30);
+    let context = DiskContext::new(cached, 64 << 20);
+    let layer = heads.len() - 1;
+    let disk = context.open_disk(&path_of(dir.path(), &heads[layer]), None);
+    let disk = disk.unwrap();
+    let len = disk.len_bytes() as usize;
+    let expected = chain.read(layer, 0, len);
+    let mut buf = vec![0; len];
+    let mut read = |what: &str| {
+        let reader = disk.reader();
+        for from in (0..len).step_by(4096 * 3) {
+            let wanted = &expected[from..len.min(from + 4096 * 3)];
+            match reader.read(from as u64, wanted.len(), &mut buf).unwrap() {
+                Chunk::Filled(count) => assert!(buf[..count] == *wanted, "{what} at {from}"),
+                Chunk::Shared(bytes) => assert!(bytes == *wanted, "{what} at {from}"),
+            }
+        }
+        assert!(whole(&disk) == expected, "{what}");
+    };
+    read("sound");
+    assert_eq!(store.count("read", "/blocks/"), 0);
+    for file in files_of(cache.path()) {
+        // In place, as a failing disk would: the file that is open is the one that is spoilt.
+        let len = fs::metadata(&file).unwrap().len();
+        let file = File::options().write(true).open(&file).unwrap();
+        for at in (0..len).step_by(3000) {
+            file.write_all_at(&[0xA5; 7], at).unwrap();
+        }
+    }
+    read("spoilt");
+    assert!(store.count("read", "/blocks/") > 0);
+    assert!(stats.snapshot().disk_cache.unwrap().damaged > 0);
+}
+
 /// Mounts that share a directory too small for what they read: entries come, are read and go under
 /// each other's hands.
 #[test]
 fn many_mounts_share_a_cache_directory_that_is_too_small() {
-    let (dir, chain, heads) = repository();
+    for (filter, max_bytes) in [(Filter::Gzip, 400 << 10), (Filter::Absent, 1 << 20)] {
+        many_mounts(filter, max_bytes);
+    }
+}
+
+fn many_mounts(filter: Filter, max_bytes: u64) {
+    let (dir, chain, heads) = repository(filter);
     let cache = TempDir::new().unwrap();
     let expected: Vec<_> = (0..heads.len())
         .map(|layer| chain.read(layer, 0, chain.size_bytes(layer) as usize))
         .collect();
-    let max_bytes = 400 << 10;
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -14,7 +14,7 @@ use crate::served::Served;
 use crate::support::chain::Storage;
 use crate::support::mountpoint::TempDir;
 use crate::support::vhd_dir::Filter;
-use crate::{LINE, Run, zerofs};
+use crate::{LINE, Run, onefs};
 
 /// Images of the chains that are read.
 const CHAIN: usize = 4;
@@ -136,8 +136,8 @@ fn moving(run: &Run) -> f64 {
         source: "bench".to_owned(),
         ..MountOptions::default()
     };
-    let session = zerofs::mount(dir.path(), run.size, &options);
-    let file = dir.path().join(zerofs::NAME);
+    let session = onefs::mount_zeros(dir.path(), run.size, &options);
+    let file = dir.path().join(onefs::NAME);
     let rates = (0..3).map(|_| {
         forget_mounted(&file);
         let before = processor_seconds();

@@ -15,7 +15,7 @@ use super::vhd_file::Stability;
 use super::watch::Watch;
 use crate::cache::{Block, BlockKey, MetaCache, MetaKey, MetaKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Store;
+use crate::store::{Store, StoredFile};
 
 /// Units per page of the owner map.
 const PAGE_UNITS: u64 = 1024;
@@ -74,10 +74,22 @@ pub(super) struct ChainIo<'a> {
     pub meta: &'a MetaCache,
 }
 
-/// Who gets decoded blocks: a cache, possibly a reader's own window in front of it.
+/// Who gets blocks: a cache, possibly a reader's own window in front of it.
 pub(super) trait BlockSource {
-    /// The block `block` of the image at `link`, from memory or by `chain.load_block`.
-    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block>;
+    /// The block `block` of the image at `link`: from memory, as it is kept nearby, or by
+    /// [`Self::load`].
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Source>;
+
+    /// The block, from memory or by `chain.load_block`.
+    fn load(&self, chain: &Chain, link: usize, block: u64) -> Result<Block>;
+}
+
+/// What a block is read from.
+pub(super) enum Source {
+    /// The decoded block.
+    Loaded(Block),
+    /// A copy of it that is read in place; see `VhdDir::kept_block`.
+    Kept(Arc<dyn StoredFile>),
 }
 
 /// Where a unit's newest bytes are.
@@ -431,8 +443,16 @@ impl Chain {
             let part = &mut buf[range.clone()];
             absent.clear();
             if image.is_whole() {
-                let loaded = blocks.block(self, index, block)?;
-                copy_present(image, &loaded, within, part, &mut absent)?;
+                let source = blocks.block(self, index, block)?;
+                self.read_whole(
+                    io,
+                    blocks,
+                    (index, block),
+                    source,
+                    within,
+                    part,
+                    &mut absent,
+                )?;
             } else {
                 self.read_in_place(io, index, block, within, part, &mut absent)?;
             }
@@ -446,6 +466,38 @@ impl Chain {
             }
         }
         Ok(())
+    }
+
+    /// Reads bytes of a block that is fetched whole, or was before it was kept.
+    #[allow(clippy::too_many_arguments)] // `read_present`, and where to read.
+    fn read_whole(
+        &self,
+        io: &ChainIo<'_>,
+        blocks: &dyn BlockSource,
+        (link, block): (usize, u64),
+        source: Source,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        let image = self.links[link].image();
+        let loaded = match source {
+            Source::Loaded(loaded) => loaded,
+            Source::Kept(file) => {
+                let read = image.read_kept(&*file, block, within.clone(), buf, absent);
+                if read.is_ok() {
+                    if link == 0 {
+                        self.watch
+                            .check_for(io.store, file.opened_meta().modified)?;
+                    }
+                    return Ok(());
+                }
+                // The copy is damaged: read whole, that is found out once more, and mended.
+                absent.clear();
+                blocks.load(self, link, block)?
+            }
+        };
+        image.copy_present(&loaded, within, buf, absent)
     }
 
     /// The first image from `from` down that announces the block at byte `start`, and how much of
@@ -499,7 +551,7 @@ impl Chain {
                 // Moved by a merge: rare, so the block is simply read whole.
                 absent.clear();
                 let moved = self.fetch_moved(io.store, link, block, e)?;
-                copy_present(image, &moved.block, within, buf, absent)
+                image.copy_present(&moved.block, within, buf, absent)
             }
             Err(e) => Err(e),
         }
@@ -528,28 +580,4 @@ fn owner_at(page: &[u8], index: u64) -> Owner {
             link => Owner::Link(usize::from(link)),
         },
     }
-}
-
-/// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.
-fn copy_present(
-    image: &Image,
-    block: &Block,
-    within: Range<u64>,
-    buf: &mut [u8],
-    absent: &mut Vec<Range<usize>>,
-) -> Result<()> {
-    let (sectors, data) = block.bytes.split_at(image.bitmap_bytes() as usize);
-    if block.full {
-        buf.copy_from_slice(&data[within.start as usize..within.end as usize]);
-        return Ok(());
-    }
-    bitmap::split(sectors, within.clone(), |run, is_present| {
-        let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
-        if is_present {
-            buf[part].copy_from_slice(&data[run.start as usize..run.end as usize]);
-        } else {
-            absent.push(part);
-        }
-        Ok(())
-    })
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::chain::{BlockSource, Chain, ChainIo, Owner};
+use super::chain::{BlockSource, Chain, ChainIo, Owner, Source};
 use super::link;
 use super::open::Registry;
 use super::reader::{DiskReader, Readers};
@@ -117,6 +117,24 @@ impl DiskContext {
 
     pub(super) fn block_cache(&self) -> &BlockCache {
         &self.blocks
+    }
+
+    /// The block from the cache, as it is kept nearby, or loaded.
+    pub(super) fn find_block(
+        &self,
+        chain: &Chain,
+        link: usize,
+        block: u64,
+        touch: Touch,
+    ) -> Result<Source> {
+        if let Some(block) = self.blocks.get(chain.block_key(link, block), touch) {
+            return Ok(Source::Loaded(block));
+        }
+        if let Some(kept) = chain.links[link].image().kept_block(block) {
+            return Ok(Source::Kept(kept));
+        }
+        let loaded = self.load_block(chain, link, block, touch)?;
+        Ok(Source::Loaded(loaded))
     }
 
     /// The block from the cache, or fetched and decoded behind the gate.
@@ -282,7 +300,11 @@ impl Disk {
 struct FromCache<'a>(&'a DiskContext);
 
 impl BlockSource for FromCache<'_> {
-    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Source> {
+        self.0.find_block(chain, link, block, Touch::Count)
+    }
+
+    fn load(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
         self.0.load_block(chain, link, block, Touch::Count)
     }
 }

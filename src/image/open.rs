@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
+use super::bitmap;
 use super::vhd::{DiskType, Footer, Header, Uuid};
 use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
-use crate::cache::MetaCache;
+use crate::cache::{Block, MetaCache};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Meta, Store, StorePath, Version, read_kept_as};
+use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_kept_as};
 
 /// Longest alias file, as XO writes them.
 const MAX_ALIAS_BYTES: u64 = 1024;
@@ -136,6 +137,61 @@ impl Image {
                 Ok(Stability::Unsettled)
             }
         }
+    }
+
+    /// See `VhdDir::has_kept`.
+    pub(super) fn has_kept(&self, block: u64) -> bool {
+        matches!(&self.body, Body::Dir(d) if d.has_kept(block))
+    }
+
+    /// See `VhdDir::kept_block`.
+    pub(super) fn kept_block(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
+        match &self.body {
+            Body::File(_) => None,
+            Body::Dir(d) => d.kept_block(block),
+        }
+    }
+
+    /// See `VhdDir::read_from`.
+    pub(super) fn read_kept(
+        &self,
+        file: &dyn StoredFile,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        match &self.body {
+            Body::File(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "blocks of VHD files are not read in place from where they are kept",
+            )),
+            Body::Dir(d) => d.read_from(file, block, within, buf, absent),
+        }
+    }
+
+    /// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.
+    pub(super) fn copy_present(
+        &self,
+        block: &Block,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        let (sectors, data) = block.bytes.split_at(self.bitmap_bytes() as usize);
+        if block.full {
+            buf.copy_from_slice(&data[within.start as usize..within.end as usize]);
+            return Ok(());
+        }
+        bitmap::split(sectors, within.clone(), |run, is_present| {
+            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
+            if is_present {
+                buf[part].copy_from_slice(&data[run.start as usize..run.end as usize]);
+            } else {
+                absent.push(part);
+            }
+            Ok(())
+        })
     }
 
     /// Tells the storage that a block will be read in place soon.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
-use super::chain::{BlockSource, Chain, Owner};
+use super::chain::{BlockSource, Chain, Owner, Source};
 use super::disk::Disk;
 use crate::cache::{AheadShare, AheadTicket, Block, BlockKey, Touch};
 use crate::error::Result;
@@ -143,8 +143,10 @@ impl DiskReader {
             touch,
         };
         if let Some((link, block)) = self.disk.single_block(chain, offset, len)? {
-            let loaded = window.block(chain, link, block)?;
-            if loaded.full {
+            let source = window.block(chain, link, block)?;
+            if let Source::Loaded(loaded) = source
+                && loaded.full
+            {
                 let image = chain.links[link].image();
                 let within = offset & (u64::from(image.block_size()) - 1);
                 let start = image.bitmap_bytes() as usize + within as usize;
@@ -285,6 +287,7 @@ impl DiskReader {
             }
             if stream.ahead.iter().any(|a| a.key == key)
                 || context.block_cache().get(key, Touch::Pass).is_some()
+                || image.has_kept(block)
             {
                 continue;
             }
@@ -326,11 +329,16 @@ struct Window<'a> {
 const RECENT_BLOCKS: usize = 2;
 
 impl BlockSource for Window<'_> {
-    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
+    fn load(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
+        let context = self.reader.disk.context();
+        context.load_block(chain, link, block, self.touch)
+    }
+
+    fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Source> {
         let key = chain.block_key(link, block);
         let mut stream = self.reader.stream();
         if let Some(recent) = stream.recent.iter().find(|r| r.key == key) {
-            return Ok(recent.block.clone());
+            return Ok(Source::Loaded(recent.block.clone()));
         }
         let again = stream.last.replace(key) == Some(key);
         let touch = if again { Touch::Pass } else { self.touch };
@@ -347,11 +355,14 @@ impl BlockSource for Window<'_> {
         let context = self.reader.disk.context();
         let (block, share) = match taken {
             Some((block, share)) => (block, Some(share)),
-            None => (context.load_block(chain, link, block, touch)?, None),
+            None => match context.find_block(chain, link, block, touch)? {
+                Source::Loaded(block) => (block, None),
+                kept @ Source::Kept(_) => return Ok(kept),
+            },
         };
         // Who reads at random finds it in the cache again, where it counts as wanted.
         if self.touch == Touch::Count {
-            return Ok(block);
+            return Ok(Source::Loaded(block));
         }
         let mut stream = self.reader.stream();
         stream.ahead.retain(|a| a.key != key);
@@ -368,6 +379,6 @@ impl BlockSource for Window<'_> {
                 });
             }
         }
-        Ok(block)
+        Ok(Source::Loaded(block))
     }
 }

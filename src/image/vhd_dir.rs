@@ -56,7 +56,7 @@ pub(super) struct VhdDir {
     versions: Vec<Version>,
     /// The latest time of modification among them, and when it was heard of.
     newest_part: Option<(SystemTime, Instant)>,
-    /// The plain block read last: readers ask for many pieces of one block in a row.
+    /// The plain block read in place last: readers ask for many pieces of one block in a row.
     last: Mutex<Option<(u64, Arc<dyn StoredFile>)>>,
 }
 
@@ -403,6 +403,39 @@ impl VhdDir {
         absent: &mut Vec<Range<usize>>,
     ) -> Result<()> {
         let file = self.open_block(block)?;
+        self.read_from(&*file, block, within, buf, absent)
+    }
+
+    /// Whether [`Self::kept_block`] would find the block.
+    pub(super) fn has_kept(&self, block: u64) -> bool {
+        let generation = self.generation().filter(|_| self.filter == Filter::None);
+        generation.is_some_and(|g| self.store.is_kept(&self.block_path(block), Some(g)))
+    }
+
+    /// A plain block of a far away directory that storage has kept nearby: reading what is wanted of it
+    /// in place, with [`Self::read_from`], is cheaper than all of it.
+    pub(super) fn kept_block(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
+        if self.filter != Filter::None {
+            return None;
+        }
+        if let Some(file) = self.last(block) {
+            return Some(file);
+        }
+        let len = u64::from(self.bitmap_bytes) + u64::from(self.block_size);
+        let path = self.block_path(block);
+        let kept = self.store.open_pinned(&path, len, self.generation()?)?;
+        (kept.opened_meta().len_bytes == len).then(|| self.keep_open(block, kept))
+    }
+
+    /// Reads part of a plain block from its open file; same contract as `VhdFile::read_present`.
+    pub(super) fn read_from(
+        &self,
+        file: &dyn StoredFile,
+        block: u64,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
         let data = u64::from(self.bitmap_bytes);
         let key = MetaKey {
             of: self.id,
@@ -435,13 +468,9 @@ impl VhdDir {
     }
 
     fn open_block(&self, block: u64) -> Result<Arc<dyn StoredFile>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, file)) = &*last
-            && *of == block
-        {
-            return Ok(Arc::clone(file));
+        if let Some(file) = self.last(block) {
+            return Ok(file);
         }
-        drop(last);
         let path = self.block_path(block);
         let file = self.store.open(&path)?;
         let expected = u64::from(self.bitmap_bytes) + u64::from(self.block_size);
@@ -452,9 +481,20 @@ impl VhdDir {
                     .with_object(&path),
             );
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((block, Arc::clone(&file)));
-        Ok(file)
+        Ok(self.keep_open(block, file))
+    }
+
+    /// The file of the block that was read in place last.
+    fn last(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, file) = last.as_ref().filter(|(of, _)| *of == block)?;
+        Some(Arc::clone(file))
+    }
+
+    fn keep_open(&self, block: u64, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((block, Arc::clone(&file)));
+        file
     }
 }
 
@@ -485,7 +525,7 @@ type ListedParts = HashMap<String, Option<Meta>>;
 /// The parts of which copies are kept, if there are any: then one listing tells whether they still
 /// hold. `None` where that leads nowhere.
 fn read_kept_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
-    if !store.is_kept(&base.child("footer")) {
+    if !store.is_kept(&base.child("footer"), None) {
         return None;
     }
     let entries = match store.list(base) {

@@ -45,6 +45,9 @@ pub struct NamedVm {
     pub problem: Option<Error>,
 }
 
+/// Something to find out about a VM.
+type Ask = fn(&Vm);
+
 /// The catalogue of a repository. All calls may block on storage.
 pub struct Catalogue {
     shared: Arc<Shared>,
@@ -217,8 +220,8 @@ impl Catalogue {
         if traits.remote {
             let folders = self.folders()?;
             // The name first: a VM that is listed is not asked for its `cache.json.gz`.
-            let asks: [fn(&Vm); 2] = [Vm::ask_hint, Vm::ask_listing];
-            let both: Vec<(&Vm, fn(&Vm))> = (folders.vms.values())
+            let asks: [Ask; 2] = [Vm::ask_hint, Vm::ask_listing];
+            let both: Vec<(&Vm, Ask)> = (folders.vms.values())
                 .flat_map(|vm| asks.map(|ask| (&**vm, ask)))
                 .collect();
             // What fails is told by whoever asks next.

@@ -189,7 +189,7 @@ impl Vm {
         let is_point = |name: &Arc<str>| {
             let file = format!("{name}.json");
             layout::point_of_file(&file).is_some()
-                && !self.shared.store.is_kept(&self.json_path(name))
+                && !self.shared.store.is_kept(&self.json_path(name), None)
         };
         let wanted = wanted.filter(is_point);
         let (Some(wanted), true, false) =
@@ -297,7 +297,7 @@ impl Vm {
         };
         let mut found = read(Some(&meta));
         // As [`crate::store::read_kept_as`] does it.
-        if damaged(&found) && self.shared.store.is_kept(&key.0) {
+        if damaged(&found) && self.shared.store.is_kept(&key.0, None) {
             found = read(None);
         }
         match found {
@@ -379,7 +379,7 @@ impl Vm {
         }
         let at = Instant::now();
         let store = &*self.shared.store;
-        let listed = match store.is_kept(&self.dir.child(CACHE_FILE)) {
+        let listed = match store.is_kept(&self.dir.child(CACHE_FILE), None) {
             // Without it, or when listing fails, the truth is asked for.
             true => self.listing().ok()?.index?,
             false => None,
@@ -412,7 +412,7 @@ impl Vm {
     /// Lists the directory, unless asking for the hint does: a copy of `cache.json.gz` is vouched for by
     /// a listing.
     pub(super) fn ask_listing(&self) {
-        if !self.shared.store.is_kept(&self.dir.child(CACHE_FILE)) {
+        if !self.shared.store.is_kept(&self.dir.child(CACHE_FILE), None) {
             let _ = self.listing();
         }
     }

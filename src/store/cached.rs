@@ -11,11 +11,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 
-use super::disk_cache::{DiskCache, EntryKey};
+use super::cache_entry::{CacheEntry, EntryKey};
+use super::disk_cache::DiskCache;
 use super::stats::{DiskCacheCounters, StoreStats};
 use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
 use crate::error::{ErrorKind, Result};
@@ -105,6 +107,30 @@ fn finish(hash: Context) -> EntryKey {
     key
 }
 
+/// An entry that is read in place: what is read of it is what was not fetched.
+struct KeptFile {
+    entry: CacheEntry,
+    stats: Arc<StoreStats>,
+}
+
+impl StoredFile for KeptFile {
+    fn opened_meta(&self) -> Meta {
+        self.entry.meta()
+    }
+
+    /// Entries never change: they are replaced.
+    fn head(&self) -> Result<Meta> {
+        Ok(self.entry.meta())
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.entry.read_exact_at(buf, offset)?;
+        let counters = self.stats.disk_cache.get_or_init(Default::default);
+        counters.hit_bytes.fetch_add(buf.len() as u64, Relaxed);
+        Ok(())
+    }
+}
+
 impl fmt::Debug for CachedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CachedStore({:?})", self.inner)
@@ -139,6 +165,18 @@ impl Store for CachedStore {
         Ok((content, meta))
     }
 
+    fn open_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Option<Arc<dyn StoredFile>> {
+        let key = self.key(path, Some(generation));
+        let entry = self.cache.open_entry(&key, max_len, self.counters())?;
+        let stats = self.stats.clone();
+        Some(Arc::new(KeptFile { entry, stats }))
+    }
+
     fn read_kept(
         &self,
         path: &StorePath,
@@ -163,8 +201,8 @@ impl Store for CachedStore {
         read
     }
 
-    fn is_kept(&self, path: &StorePath) -> bool {
-        self.cache.has(&self.key(path, None))
+    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        self.cache.has(&self.key(path, generation))
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

@@ -136,8 +136,9 @@ impl Store for DecryptStore {
         })
     }
 
-    fn is_kept(&self, path: &StorePath) -> bool {
-        self.inner.is_kept(path)
+    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        // What is kept of blocks is sealed, and is not read in place.
+        generation.is_none() && self.inner.is_kept(path, None)
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

@@ -10,30 +10,21 @@
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 
+use super::Meta;
+use super::cache_entry::{self, CacheEntry, EntryKey};
 use super::stats::DiskCacheCounters;
-use super::{Meta, Version};
-use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What an entry is: a hash of everything its content depends on.
-pub(super) type EntryKey = [u8; 32];
-
 /// Directory below the one that is given: its name changes when the format does.
-const FORMAT_DIR: &str = "brfs-blocks-1";
-const MAGIC: &[u8; 8] = b"brfsblk1";
-/// Magic, key, version, modified (seconds and nanoseconds; all ones: unknown), checksum.
-const HEADER_BYTES: usize = 8 + 32 + 16 + 12 + 32;
-const CHECKSUM_AT: usize = HEADER_BYTES - 32;
+const FORMAT_DIR: &str = "brfs-blocks-2";
 /// Uses within this time of the last noted one are not noted.
 const USE_GRANULARITY: Duration = Duration::from_secs(3600);
 /// Unfinished files of processes that are gone.
@@ -109,38 +100,69 @@ impl DiskCache {
         state: Option<&Meta>,
         counters: &DiskCacheCounters,
     ) -> Option<(Bytes, Meta)> {
-        let path = self.path(key);
+        let found = self.find(key, max_len, state, counters)?;
+        let Some(content) = found.read_all() else {
+            self.remove_damaged(key, counters);
+            return None;
+        };
+        counters.hits.fetch_add(1, Relaxed);
+        counters.hit_bytes.fetch_add(content.len() as u64, Relaxed);
+        Some((content, found.meta()))
+    }
+
+    /// The entry, to be read and checked in parts; the bytes are counted by who reads them.
+    pub(super) fn open_entry(
+        &self,
+        key: &EntryKey,
+        max_len: u64,
+        counters: &DiskCacheCounters,
+    ) -> Option<CacheEntry> {
+        if !self.has(key) {
+            // Whoever asks this asks for the whole next, and that will be the miss.
+            return None;
+        }
+        let found = self.find(key, max_len, None, counters)?;
+        counters.hits.fetch_add(1, Relaxed);
+        Some(found)
+    }
+
+    /// The entry, if its header is sound.
+    fn find(
+        &self,
+        key: &EntryKey,
+        max_len: u64,
+        state: Option<&Meta>,
+        counters: &DiskCacheCounters,
+    ) -> Option<CacheEntry> {
         let missed = || {
             counters.misses.fetch_add(1, Relaxed);
             None
         };
-        let Ok(file) = File::open(&path) else {
+        let Ok(file) = File::open(self.path(key)) else {
             return missed();
         };
         // Of another length means of another state, and is no damage.
         let len = file.metadata().map_or(0, |m| m.len());
-        let is_len = |state: &Meta| state.len_bytes.checked_add(HEADER_BYTES as u64) == Some(len);
-        if !state.is_none_or(is_len) {
+        if state.is_some_and(|state| cache_entry::file_len(state.len_bytes) != len) {
             return missed();
         }
-        let found = read_entry(&file, key, max_len);
-        if let (Some((_, found)), Some(state)) = (&found, state)
-            && found != state
-        {
-            return missed();
-        }
-        if found.is_none() {
-            counters.misses.fetch_add(1, Relaxed);
-            counters.damaged.fetch_add(1, Relaxed);
-            tracing::warn!("{}: damaged entry of the cache removed", path.display());
-            fs::remove_file(&path).ok();
+        let Some(found) = CacheEntry::open(file, key, max_len) else {
+            self.remove_damaged(key, counters);
             return None;
+        };
+        if state.is_some_and(|state| found.meta() != *state) {
+            return missed();
         }
-        note_use(&file);
-        let (content, meta) = found?;
-        counters.hits.fetch_add(1, Relaxed);
-        counters.hit_bytes.fetch_add(content.len() as u64, Relaxed);
-        Some((content, meta))
+        note_use(found.file());
+        Some(found)
+    }
+
+    fn remove_damaged(&self, key: &EntryKey, counters: &DiskCacheCounters) {
+        let path = self.path(key);
+        counters.misses.fetch_add(1, Relaxed);
+        counters.damaged.fetch_add(1, Relaxed);
+        tracing::warn!("{}: damaged entry of the cache removed", path.display());
+        fs::remove_file(&path).ok();
     }
 
     /// Keeps an entry, if that is possible: a full or broken disk is no reason not to read on.
@@ -151,7 +173,7 @@ impl DiskCache {
         meta: &Meta,
         counters: &DiskCacheCounters,
     ) {
-        let len = (HEADER_BYTES + content.len()) as u64;
+        let len = cache_entry::file_len(content.len() as u64);
         // One entry must not push out everything else.
         if len > self.max_bytes / 8 {
             return;
@@ -180,15 +202,12 @@ impl DiskCache {
             .recursive(true)
             .mode(0o700)
             .create(parent)?;
-        let header = header(key, meta, content);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary)?;
-        let written = file
-            .write_all(&header)
-            .and_then(|()| file.write_all(content))
+        let written = cache_entry::write(&file, key, content, meta)
             .and_then(|()| fs::rename(&temporary, &path));
         if written.is_err() {
             fs::remove_file(&temporary).ok();
@@ -262,62 +281,9 @@ fn note_use(file: &File) {
     }
 }
 
-fn header(key: &EntryKey, meta: &Meta, content: &[u8]) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..40].copy_from_slice(key);
-    header[40..56].copy_from_slice(&meta.version.0.to_le_bytes());
-    let since = meta
-        .modified
-        .and_then(|m| m.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let (seconds, nanos) = since.map_or((u64::MAX, u32::MAX), |d| (d.as_secs(), d.subsec_nanos()));
-    header[56..64].copy_from_slice(&seconds.to_le_bytes());
-    header[64..68].copy_from_slice(&nanos.to_le_bytes());
-    let sum = checksum(&header[..CHECKSUM_AT], content);
-    header[CHECKSUM_AT..].copy_from_slice(&sum);
-    header
-}
-
-fn checksum(header: &[u8], content: &[u8]) -> [u8; 32] {
-    let mut sum = Context::new(&SHA256);
-    sum.update(header);
-    sum.update(content);
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(sum.finish().as_ref());
-    bytes
-}
-
-fn read_entry(mut file: &File, key: &EntryKey, max_len: u64) -> Option<(Bytes, Meta)> {
-    let len = file.metadata().ok()?.len();
-    let content_len = len.checked_sub(HEADER_BYTES as u64)?;
-    if content_len > max_len {
-        return None;
-    }
-    let mut header = [0; HEADER_BYTES];
-    file.read_exact(&mut header).ok()?;
-    let mut content = Buffer::new(content_len as usize);
-    file.read_exact(&mut content).ok()?;
-    if &header[..8] != MAGIC
-        || header[8..40] != key[..]
-        || checksum(&header[..CHECKSUM_AT], &content) != header[CHECKSUM_AT..]
-    {
-        return None;
-    }
-    let seconds = u64::from_le_bytes(header[56..64].try_into().ok()?);
-    let nanos = u32::from_le_bytes(header[64..68].try_into().ok()?);
-    let modified = (nanos < 1_000_000_000)
-        .then(|| SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)))
-        .flatten();
-    let meta = Meta {
-        len_bytes: content_len,
-        modified,
-        version: Version(u128::from_le_bytes(header[40..56].try_into().ok()?)),
-    };
-    Some((content.into_bytes(), meta))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Version;
     use super::*;
 
     fn meta(len: usize, seconds: u64) -> Meta {
@@ -364,9 +330,10 @@ mod tests {
         let counters = DiskCacheCounters::default();
         let cache = DiskCache::open(dir.path(), 1 << 20, &counters).unwrap();
         let path = cache.path(&key(1));
-        for at in [0, 9, 41, 57, 70, HEADER_BYTES, HEADER_BYTES + 6] {
+        for at in [0, 9, 41, 57, 70, 77, 85, 92, 98] {
             cache.put(&key(1), b"content", &meta(7, 5), &counters);
             let mut bytes = fs::read(&path).unwrap();
+            assert_eq!(bytes.len(), 99);
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
             assert!(
@@ -375,14 +342,10 @@ mod tests {
             );
             assert!(!path.exists());
         }
-        for len in [0, HEADER_BYTES - 1, HEADER_BYTES + 3] {
+        for len in [0, 83, 95] {
             cache.put(&key(1), b"content", &meta(7, 5), &counters);
-            fs::OpenOptions::new()
-                .write(true)
-                .open(&path)
-                .unwrap()
-                .set_len(len as u64)
-                .unwrap();
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(len).unwrap();
             assert!(
                 cache.get(&key(1), 99, None, &counters).is_none(),
                 "{len} bytes"
@@ -395,7 +358,7 @@ mod tests {
             fs::rename(cache.path(&key(2)), &path).unwrap();
         });
         assert!(cache.get(&key(1), 99, None, &counters).is_none());
-        assert_eq!(counters.damaged.load(Relaxed), 11);
+        assert_eq!(counters.damaged.load(Relaxed), 13);
     }
 
     #[test]

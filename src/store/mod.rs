@@ -5,6 +5,7 @@
 
 #[cfg(feature = "s3")]
 pub mod azure;
+mod cache_entry;
 mod cached;
 mod decrypt;
 mod disk_cache;
@@ -153,6 +154,19 @@ pub trait Store: Send + Sync + fmt::Debug {
         self.read(path, max_len)
     }
 
+    /// What [`Store::read_pinned`] has kept, where parts of it can be read for little more than their
+    /// bytes cost. Nothing is asked of anybody far away, and reads are checked against what was kept:
+    /// a damaged part is an error, and reading the whole then fetches it anew.
+    fn open_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Option<Arc<dyn StoredFile>> {
+        let _ = (path, max_len, generation);
+        None
+    }
+
     /// [`Store::read`] of a small file, of which a store may keep a copy. With `listed`, the state
     /// that a listing has told of the file, it may give the copy of exactly that state instead of
     /// asking: nothing but the listing vouches for it. See [`read_kept_as`].
@@ -170,9 +184,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     }
 
     /// Whether it is known what the last [`Store::read_kept`] of the file brought, be it that there
-    /// is none: then a listing may save requests.
-    fn is_kept(&self, path: &StorePath) -> bool {
-        let _ = path;
+    /// is none: then a listing may save requests. With a generation: whether
+    /// [`Store::open_pinned`] would find it.
+    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        let _ = (path, generation);
         false
     }
 
@@ -229,7 +244,9 @@ pub fn read_kept_as<T>(
         parse(content, meta)
     };
     match read(listed) {
-        Err(e) if e.kind() == ErrorKind::Corrupt && listed.is_some() && store.is_kept(path) => {
+        Err(e)
+            if e.kind() == ErrorKind::Corrupt && listed.is_some() && store.is_kept(path, None) =>
+        {
             read(None)
         }
         other => other,

@@ -130,8 +130,17 @@ impl Store for PrimedStore {
         }
     }
 
-    fn is_kept(&self, path: &StorePath) -> bool {
-        self.inner.is_kept(path)
+    fn open_pinned(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Option<Arc<dyn StoredFile>> {
+        self.inner.open_pinned(path, max_len, generation)
+    }
+
+    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        self.inner.is_kept(path, generation)
     }
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {

@@ -63,7 +63,7 @@ impl File for JsonFile {
         let store = self.vm.store();
         if self.meta.len_bytes <= MAX_METADATA_BYTES {
             // A copy may be given, but the server vouches for it now: the listing may be a minute old.
-            let now = match store.is_kept(&self.path) {
+            let now = match store.is_kept(&self.path, None) {
                 true => Some(store.head(&self.path)?),
                 false => None,
             };

@@ -1,5 +1,8 @@
-//! A minimal pass-through `fuser` file system: one file, answered from another by `pread`, under
-//! exactly the settings that brfs mounts with.
+//! A minimal `fuser` file system of one file, under exactly the settings that brfs mounts with: what a
+//! mount can do at best.
+//!
+//! Z, the ceiling, is a file of zeros, answered straight from memory. The pass-through answers from a
+//! file by `pread`.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,14 +21,19 @@ const TTL: Duration = Duration::from_secs(60);
 const FILE: INodeNo = INodeNo(2);
 
 /// The file's name in the mount.
-pub const NAME: &str = "flat.raw";
+pub const NAME: &str = "one.raw";
 
-struct Pass {
-    file: File,
+enum Content {
+    Zeros(Vec<u8>),
+    File(File),
+}
+
+struct OneFile {
+    content: Content,
     size: u64,
 }
 
-impl Pass {
+impl OneFile {
     fn attr(&self, ino: INodeNo) -> FileAttr {
         let is_file = ino == FILE;
         FileAttr {
@@ -52,7 +60,7 @@ impl Pass {
     }
 }
 
-impl Filesystem for Pass {
+impl Filesystem for OneFile {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         negotiate(config);
         Ok(())
@@ -85,11 +93,15 @@ impl Filesystem for Pass {
             static BUF: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
         }
         let len = self.size.saturating_sub(offset).min(u64::from(size)) as usize;
+        let file = match &self.content {
+            Content::Zeros(zeros) => return reply.data(&zeros[..len]),
+            Content::File(file) => file,
+        };
         BUF.with_borrow_mut(|buf| {
             if buf.len() < len {
                 buf.resize(len.next_power_of_two(), 0);
             }
-            match self.file.read_exact_at(&mut buf[..len], offset) {
+            match file.read_exact_at(&mut buf[..len], offset) {
                 Ok(()) => reply.data(&buf[..len]),
                 Err(_) => reply.error(Errno::EIO),
             }
@@ -97,13 +109,25 @@ impl Filesystem for Pass {
     }
 }
 
-/// Mounts a file so.
-pub fn mount(at: &Path, backing: &Path, options: &MountOptions) -> BackgroundSession {
+/// Mounts Z.
+// Each bench uses its own part.
+#[allow(dead_code)]
+pub fn mount_zeros(at: &Path, size: u64, options: &MountOptions) -> BackgroundSession {
+    mount(at, Content::Zeros(vec![0; 16 << 20]), size, options)
+}
+
+/// Mounts a file as it is.
+#[allow(dead_code)]
+pub fn mount_file(at: &Path, backing: &Path, options: &MountOptions) -> BackgroundSession {
     let file = File::open(backing).expect("backing file");
     let size = file.metadata().expect("its size").len();
-    let session = Session::new(Pass { file, size }, at, &session_config(options))
+    mount(at, Content::File(file), size, options)
+}
+
+fn mount(at: &Path, content: Content, size: u64, options: &MountOptions) -> BackgroundSession {
+    let session = Session::new(OneFile { content, size }, at, &session_config(options))
         .and_then(Session::spawn)
-        .expect("pass-through does not mount");
+        .expect("does not mount");
     raise_read_ahead(at);
     session
 }
