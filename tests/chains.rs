@@ -290,7 +290,7 @@ fn a_file_with_an_interrupted_merge_in_it_is_not_read_as_the_point_that_was_remo
         .write(true)
         .open(written.youngest())
         .unwrap();
-    let hours_ago = |n| SystemTime::now() - Duration::from_secs(n * 3600);
+    let hours_ago = |n: u64| SystemTime::now() - Duration::from_secs(n * 3600);
     file.set_modified(hours_ago(3)).unwrap();
     let guard = DiskGuard {
         path: StorePath::new("point.json").unwrap(),

@@ -52,7 +52,7 @@ fn a_chain_of_files_takes_three_round_trips_to_the_first_byte() {
         let chain = chain_of(layers);
         let dir = tempfile::tempdir().unwrap();
         let youngest = write(&chain, dir.path());
-        let store = far(dir.path(), 250);
+        let store = far(dir.path(), 200);
         let disk = open(store.clone(), &youngest);
         let mut buf = [0; 512];
         // The first sector is the oldest image's.
