@@ -5,12 +5,15 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use brfs::image::{Disk, DiskContext};
+use brfs::error::ErrorKind;
+use brfs::image::{Disk, DiskContext, DiskGuard};
 use brfs::io::{Chunk, ExtentKind, ReadAt};
 use brfs::store::{LocalStore, StorePath};
 use support::blocks::Bitmaps;
 use support::chain::{Chain, Storage};
+use support::far::far;
 use support::merge::{Cleanup, Merge, StateStyle};
 use support::random_chain::{Shape, mergeable};
 use support::rng::Rng;
@@ -98,16 +101,19 @@ fn random_chains_read_like_their_flat_reference() {
         let chain = Chain::random(rng, &Shape::default());
         let dir = tempfile::tempdir().unwrap();
         let written = chain.write(dir.path());
-        let context = context(dir.path());
         println!("seed {seed}: {chain:?}");
-        for (layer, stored) in written.layers.iter().enumerate() {
-            let disk = context
-                .open_disk(&path_of(dir.path(), &stored.head), None)
-                .unwrap_or_else(|e| panic!("seed {seed} layer {layer}: {e}"));
-            assert!(disk.broken().is_none(), "{:?}", disk.broken());
-            assert_eq!(disk.chain_length(), layer + 1);
-            compare(&disk, &chain, layer, rng, 30);
-            check_extents(&disk, &chain, layer);
+        // On the local disk, and where blocks are fetched whole.
+        let far = DiskContext::new(far(dir.path(), 0), CACHE_BYTES);
+        for context in [context(dir.path()), far] {
+            for (layer, stored) in written.layers.iter().enumerate() {
+                let disk = context
+                    .open_disk(&path_of(dir.path(), &stored.head), None)
+                    .unwrap_or_else(|e| panic!("seed {seed} layer {layer}: {e}"));
+                assert!(disk.broken().is_none(), "{:?}", disk.broken());
+                assert_eq!(disk.chain_length(), layer + 1);
+                compare(&disk, &chain, layer, rng, 30);
+                check_extents(&disk, &chain, layer);
+            }
         }
     }
 }
@@ -262,6 +268,47 @@ fn a_missing_block_is_an_error_unless_a_merge_of_this_chain_explains_it() {
     let mut buf = vec![0; 4096];
     disk.read_exact_at(&mut buf, other * 65_536).unwrap();
     assert!(buf == chain.read(1, other * 65_536, 4096));
+}
+
+#[test]
+fn a_file_with_an_interrupted_merge_in_it_is_not_read_as_the_point_that_was_removed() {
+    let rng = &mut Rng::new(9);
+    let mut chain = Chain::new();
+    for n in 0..2 {
+        chain
+            .push(rng, 1 << 20)
+            .storage(Storage::File)
+            .block_size(65_536)
+            .write(n * 128, 256, Fill::Random(n));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let written = chain.write(dir.path());
+    let path = path_of(dir.path(), written.youngest());
+    let point = dir.path().join("point.json");
+    std::fs::write(&point, b"{}").unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(written.youngest())
+        .unwrap();
+    let hours_ago = |n: u64| SystemTime::now() - Duration::from_secs(n * 3600);
+    file.set_modified(hours_ago(3)).unwrap();
+    let guard = DiskGuard {
+        path: StorePath::new("point.json").unwrap(),
+    };
+    let disk = context(dir.path()).open_disk(&path, Some(guard)).unwrap();
+    let mut buf = vec![0; 4096];
+    disk.read_exact_at(&mut buf, 65_536).unwrap();
+    assert_eq!(buf, chain.read(1, 65_536, 4096));
+    // The point is removed, another one is merged into its image, and that is interrupted.
+    std::fs::remove_file(&point).unwrap();
+    let at = written.layers[1].file().data_offset(1);
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], at).unwrap();
+    file.set_modified(hours_ago(1)).unwrap();
+    let error = disk.read_exact_at(&mut buf, 65_536).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Changed);
+    // Older images are not concerned.
+    disk.read_exact_at(&mut buf, 0).unwrap();
+    assert_eq!(buf, chain.read(1, 0, 4096));
 }
 
 #[test]

@@ -2,17 +2,28 @@
 //! the other, until there are bytes; and that reading ahead fetches every block once.
 
 mod support;
+mod tree_walk;
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
+use brfs::guestfs::node::GuestOptions;
 use brfs::image::DiskContext;
 use brfs::io::{Chunk, ReadAt};
-use brfs::store::StorePath;
+use brfs::repo::Catalogue;
+use brfs::repo::catalogue::NamedVm;
+use brfs::store::{StorePath, open_encrypted};
+use brfs::tree::Node;
+use brfs::views::repository_root;
+use support::catalogue;
 use support::chain::{Chain, Storage};
-use support::far::{far, old_backup, read_whole, youngest_block};
+use support::far::{far, files_of, old_backup, read_whole, set_modified, youngest_block};
+use support::repo::Vm;
 use support::rng::Rng;
 use support::sparse::Fill;
 use support::vhd_dir::Filter;
+use tree_walk::{must_find, target};
 
 fn chain_of(layers: u64, filter: Filter) -> Chain {
     let rng = &mut Rng::new(3);
@@ -48,6 +59,114 @@ fn round_trips_to_the_first_byte_do_not_grow_with_the_chain() {
         assert!(depth <= 6, "{depth} round trips");
         assert!(requests <= 5 * layers + 3, "{requests} requests");
     }
+}
+
+/// As a mount and a shell do it: opens the repository, goes by the VM's uuid to its newest restore
+/// point, and reads a byte of a disk.
+#[test]
+fn round_trips_from_the_start_of_a_mount_to_the_first_byte_are_few() {
+    for layers in [2, 30] {
+        let dir = tempfile::tempdir().unwrap();
+        let rng = &mut Rng::new(5);
+        let mut vm = Vm::new(rng, "web");
+        vm.disk(rng, "root", chain_of(layers, Filter::Brotli));
+        vm.write(dir.path());
+        std::fs::write(
+            dir.path().join("encryption.json"),
+            r#"{"algorithm":"none"}"#,
+        )
+        .unwrap();
+        let then = SystemTime::now() - Duration::from_secs(3 * 86_400);
+        for file in files_of(dir.path()) {
+            set_modified(&file, then);
+        }
+        let store = far(dir.path(), 200);
+        let opened = open_encrypted(store.clone(), None).unwrap();
+        // What a mount looks for before it says that it is one.
+        opened.list(&StorePath::root()).unwrap();
+        assert_eq!(store.depth(), 2);
+        let disks = DiskContext::new(opened, 64 << 20);
+        let root = repository_root(disks, Duration::from_secs(60), GuestOptions::default());
+        let by_uuid = must_find(&root, &format!("by-uuid|{}", vm.uuid));
+        let folder = target(&by_uuid).replace("../vms/", "vms|");
+        let latest = target(&must_find(&root, &format!("{folder}|latest")));
+        let Node::File(disk) = must_find(&root, &format!("{folder}|{latest}|xvda.raw")) else {
+            panic!("no file");
+        };
+        assert_eq!(disk.quick_attr().unwrap().size_bytes, 8 << 20);
+        let bytes = disk.open().unwrap().read(0, 1, &mut [0]).unwrap();
+        assert!(matches!(bytes, Chunk::Shared(bytes) if bytes.len() == 1));
+        // Root and VMs; what says whether the repository is encrypted; the VM's name and its listing;
+        // the point's metadata; the disk's listing; aliases, and whether the point is still there;
+        // the parts; the block.
+        assert_eq!(store.depth(), 8, "chain of {layers}");
+        assert_eq!(store.count("head", ""), 1);
+        assert_eq!(store.count("list", ""), 4);
+    }
+}
+
+#[test]
+fn the_metadata_of_the_newest_point_comes_with_the_listing_of_its_vm() {
+    let dir = tempfile::tempdir().unwrap();
+    let uuids = catalogue::write(dir.path(), catalogue::Options::new(3, 4));
+    let store = far(dir.path(), 200);
+    let vms = Catalogue::new(store.clone(), Duration::from_secs(60));
+    let vm = &vms.vms().unwrap()[0].vm;
+    assert_eq!(store.depth(), 2);
+    let listing = vm.listing_towards(None).unwrap();
+    let newest = listing.newest().unwrap();
+    assert!(!vm.read_point(newest).unwrap().unreadable);
+    assert_eq!(store.depth(), 3);
+    assert!(uuids.contains(&vm.folder().to_owned()));
+    assert_eq!(store.count("list", vm.folder()), 1);
+    let newest = format!("{}/{}.json", vm.folder(), newest.name);
+    assert_eq!(store.count("read", &newest), 1);
+}
+
+#[test]
+fn names_and_numbers_of_points_take_two_requests_a_vm_and_two_round_trips() {
+    let dir = tempfile::tempdir().unwrap();
+    let uuids = catalogue::write(dir.path(), catalogue::Options::new(20, 4));
+    let vm_dir = |n: usize| dir.path().join("xo-vm-backups").join(&uuids[n]);
+    let store = far(dir.path(), 200);
+    let ask = |store| Catalogue::new(store, Duration::from_secs(60)).vms_and_points();
+    let vms = ask(store.clone()).unwrap();
+    assert_eq!(vms.len(), 20);
+    let is_known = |vm: &NamedVm| vm.vm.is_newest_known(&vm.vm.listing().unwrap());
+    assert!(vms.iter().all(is_known));
+    assert!(
+        vms.iter()
+            .all(|vm| vm.vm.listing().unwrap().points.len() == 4)
+    );
+    assert_eq!(store.requests.load(Ordering::Relaxed), 1 + 2 * 20);
+    assert_eq!(store.depth(), 2);
+
+    // What the index does not know, or knew before it was written, is not taken from it.
+    let of_first = |name: &str| files_named(&vm_dir(0), name);
+    let newest = of_first(".json").into_iter().max().unwrap();
+    std::fs::copy(&newest, newest.with_file_name("20990101T000000Z.json")).unwrap();
+    set_modified(
+        &files_named(&vm_dir(1), ".json").into_iter().max().unwrap(),
+        SystemTime::now() + Duration::from_secs(60),
+    );
+    // An index that has outlived its points.
+    for file in files_named(&vm_dir(2), ".json") {
+        std::fs::remove_file(file).unwrap();
+    }
+    let vms = ask(far(dir.path(), 0)).unwrap();
+    let known: Vec<bool> = (0..3)
+        .filter_map(|n| vms.iter().find(|vm| vm.vm.folder() == uuids[n]))
+        .map(is_known)
+        .collect();
+    assert_eq!(known, [false, false]);
+    assert_eq!(vms.len(), 19);
+}
+
+fn files_named(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let files = files_of(dir).into_iter();
+    files
+        .filter(|f| f.to_str().unwrap().ends_with(ending))
+        .collect()
 }
 
 #[test]

@@ -24,9 +24,13 @@ use std::path::{Path, PathBuf};
 
 use s3_faults::{Bucket, FaultServer};
 use seal::KEY;
+use support::blocks::Bitmaps;
 use support::brfs::{BrfsMount, brfs_json};
+use support::chain::{Chain, Storage};
 use support::golden::{self, DATES, Repository, SIZES, Set, VM_FOLDER};
 use support::mountpoint::can_mount;
+use support::rng::Rng;
+use support::sparse::Fill;
 use tempdir::TempDir;
 use upload::{SECRET_IN_URL, Server};
 
@@ -103,6 +107,38 @@ fn encrypted_restore_points_read_right_from_an_s3_server() {
     if can_mount() {
         check_encrypted(&Server::own());
     }
+}
+
+#[test]
+fn a_single_disk_of_files_is_mounted_by_its_url_and_read_in_blocks() {
+    if !can_mount() {
+        return;
+    }
+    let rng = &mut Rng::new(11);
+    let size = 24 << 20;
+    let mut chain = Chain::new();
+    for n in 0..2 {
+        chain
+            .push(rng, size)
+            .storage(Storage::File)
+            .bitmaps(Bitmaps::Partial)
+            .write(n * 5000, 40_000, Fill::Random(n));
+    }
+    let dir = TempDir::new("single");
+    let written = chain.write(dir.path());
+    let name = written.youngest().file_name().unwrap().to_str().unwrap();
+    let server = Server::own();
+    let url = server.upload(dir.path(), "disks");
+    let mount = BrfsMount::new(Path::new(&url.replace('#', &format!("/{name}#"))), &[]);
+    let bytes = fs::read(mount.join("disk.raw")).unwrap();
+    assert!(bytes == chain.read(1, 0, size as usize));
+    let (_, stats) = brfs_json(&["stats", "--json", mount.path().to_str().unwrap()]);
+    let requests = |kind: &str| stats["storage"][kind]["requests"].as_u64().unwrap();
+    // Each of the 12 blocks once of either image; and both ends of both files, each time they are
+    // opened.
+    let blocks = requests("get_range");
+    assert!((20..=2 * 12 + 2 * 4).contains(&blocks), "{blocks} ranges");
+    assert!(requests("head") <= 2 * 2 + 1, "{stats}");
 }
 
 /// See `support/upload.rs`.

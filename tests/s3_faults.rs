@@ -790,6 +790,30 @@ fn is_ranged(seen: &Seen) -> bool {
 }
 
 #[test]
+fn a_file_opened_as_listed_is_read_without_asking_and_refused_when_it_was_replaced() {
+    let replaced = Arc::new(AtomicUsize::new(0));
+    let (old, now) = (bucket(), replaced.clone());
+    let mut new = bucket();
+    new.objects
+        .insert("dir/block".into(), vec![0x43; BLOCK.len()]);
+    let server = FaultServer::start(move |seen| match now.load(Ordering::Relaxed) {
+        0 => old.answer(seen),
+        _ => new.answer(seen),
+    });
+    let store = store(&server);
+    let entries = store.list(&StorePath::root()).unwrap();
+    let listed = entries.iter().find(|e| e.name == "block").unwrap().meta;
+    let path = StorePath::new("block").unwrap();
+    let file = store.open_as(&path, listed.as_ref()).unwrap();
+    let read = || store.read_range(&path, &*file, 500, 1000);
+    assert_eq!(read().unwrap(), BLOCK[500..1500]);
+    assert!(server.seen().iter().all(|seen| seen.method == "GET"));
+    assert_eq!(server.seen().len(), 2);
+    replaced.store(1, Ordering::Relaxed);
+    assert_eq!(read().unwrap_err().kind(), ErrorKind::Changed);
+}
+
+#[test]
 fn wrong_content_ranges_are_refused() {
     for wrong in [
         "bytes 0-999/100000",

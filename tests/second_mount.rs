@@ -293,8 +293,9 @@ fn the_key_is_proved_again_without_reading() {
             opened.unwrap();
             (store.count("list", ""), store.count("read", ""))
         };
-        assert_eq!(reads(open(key())), (1, 2), "{algorithm}");
-        assert_eq!(reads(open(key())), (1, 0), "{algorithm}");
+        // The root and, with it, the VMs.
+        assert_eq!(reads(open(key())), (2, 2), "{algorithm}");
+        assert_eq!(reads(open(key())), (2, 0), "{algorithm}");
         let other = Key::new("abcdef0123456789abcdef0123456789").unwrap();
         let error = open(Some(other)).0.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongKey);
@@ -317,11 +318,19 @@ fn the_key_is_proved_again_without_reading() {
 }
 
 #[test]
-fn a_repository_without_descriptions_is_known_by_one_listing() {
+fn a_repository_without_descriptions_is_known_by_its_listings() {
     let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     fs::create_dir(dir.path().join("xo-vm-backups")).unwrap();
     let store = far(dir.path(), 0);
     let (cached, _) = cached(store.clone(), cache.path(), 1 << 30);
-    open_encrypted(cached, None).unwrap();
-    assert_eq!((store.count("list", ""), store.count("", "")), (1, 1));
+    let opened = open_encrypted(cached, None).unwrap();
+    let lists = || (store.count("list", ""), store.count("", ""));
+    assert_eq!(lists(), (2, 2));
+    // Both are given to whoever asks first, and to nobody else.
+    for dir in ["", "xo-vm-backups"] {
+        opened.list(&StorePath::new(dir).unwrap()).unwrap();
+    }
+    assert_eq!(lists(), (2, 2));
+    opened.list(&StorePath::root()).unwrap();
+    assert_eq!(lists(), (3, 3));
 }

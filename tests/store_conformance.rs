@@ -72,6 +72,7 @@ fn suite(store: &Arc<dyn Store>) {
     lists(&**store);
     reads(&**store);
     opens(&**store);
+    opens_as_listed(&**store);
     missing(&**store);
     serves_many_threads(store);
 }
@@ -166,6 +167,22 @@ fn opens(store: &dyn Store) {
     let empty = store.open(&path("empty")).unwrap();
     assert_eq!(empty.opened_meta().len_bytes, 0);
     assert!(empty.read_exact_at(&mut [0], 0).is_err());
+}
+
+fn opens_as_listed(store: &dyn Store) {
+    let (at, data) = (path("dir/big.vhd"), big());
+    let listed = listing(store, "dir")["big.vhd"].meta;
+    let file = store.open_as(&at, listed.as_ref()).unwrap();
+    assert_eq!(file.opened_meta(), store.head(&at).unwrap());
+    assert!(file.is_pinned() || !store.traits().remote);
+    for (start, len) in [(0, 1), (0, BIG), (511, 2 << 20), (BIG - 1, 1), (BIG, 0)] {
+        let range = store.read_range(&at, &*file, start as u64, len).unwrap();
+        assert!(range == data[start..start + len], "{start}+{len}");
+    }
+    for (start, len) in [(BIG as u64 - 1, 2), (u64::MAX, 1)] {
+        let error = store.read_range(&at, &*file, start, len).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{start}+{len}");
+    }
 }
 
 fn missing(store: &dyn Store) {
@@ -325,10 +342,16 @@ mod s3 {
         let server = S3Server::start(root.path());
         let location = Location::parse(&url(&server, "")).unwrap();
         let store = location.open(&options("none")).unwrap();
-        let file = store.open(&path("metadata.json")).unwrap();
+        let at = path("metadata.json");
+        let file = store.open(&at).unwrap();
         root.write("bucket/metadata.json", b"{\"random\":\"y\"}");
-        let error = file.read_exact_at(&mut [0; 5], 0).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Changed);
+        let reads = [
+            file.read_exact_at(&mut [0; 5], 0),
+            store.read_range(&at, &*file, 0, 5).map(drop),
+        ];
+        for read in reads {
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::Changed);
+        }
         assert_ne!(file.head().unwrap().version, file.opened_meta().version);
     }
 

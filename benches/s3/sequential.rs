@@ -33,7 +33,7 @@ pub fn all(run: &mut Run) {
         }
         sample.remove();
     }
-    let chain = data::chain(1, Storage::File, run.size, 0..run.size / 16 / BLOCK);
+    let chain = data::chain(1, Storage::File, run.size, 0..run.size / BLOCK);
     let sample = Sample::write(run, "files", chain);
     for line in lines {
         file(run, &sample, line);
@@ -111,9 +111,10 @@ fn directory(
     }
 }
 
-/// One VHD file. Xen Orchestra keeps none on object stores; people may.
+/// One VHD file, as Xen Orchestra kept them on object stores until 2021, and copies of other repositories
+/// have them.
 fn file(run: &mut Run, sample: &Sample, (line, bandwidth): (&str, Option<u64>)) {
-    let size = run.size / 16;
+    let size = run.size;
     let server = run.server(bandwidth);
     let url = server.url(sample.name);
     let object = sample.vhd_file();

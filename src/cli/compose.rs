@@ -33,10 +33,8 @@ pub(super) fn open(request: &Request) -> Result<View> {
     let mut repository = request.storage.repository(&request.repository)?;
     repository.options.disk_cache = request.disk_cache();
     let location = &repository.location;
-    if let Location::Local(path) = location
-        && path.is_file()
-    {
-        return open_bare(path, &repository, request);
+    if let Some((root, inside)) = single_disk(location)? {
+        return open_bare(&root, &inside, &repository, request);
     }
     let store = repository.open()?;
     check_repository(&*store, location)?;
@@ -55,21 +53,47 @@ fn guest_options(request: &Request) -> GuestOptions {
     }
 }
 
+/// Where to look for the chain of the single image that a location names, and the image there; `None`
+/// when it names none. On object storage, where nothing tells a file from a directory but what is
+/// asked of it, its name does.
+fn single_disk(location: &Location) -> Result<Option<(Location, StorePath)>> {
+    let mut root = location.clone();
+    let dir = match &mut root {
+        Location::Local(path) => {
+            if !path.is_file() {
+                return Ok(None);
+            }
+            let real = std::fs::canonicalize(&*path).with_context(|| path.display().to_string())?;
+            let (dir, inside) = views::split_bare_path(&real)?;
+            return Ok(Some((Location::Local(dir), inside)));
+        }
+        Location::S3(s3) => &mut s3.dir,
+        Location::Azure(azure) => &mut azure.dir,
+    };
+    if !dir.ends_with(".vhd") {
+        return Ok(None);
+    }
+    let (above, inside) = views::split_bare_path(&Path::new("/").join(&*dir))?;
+    *dir = above.to_string_lossy().trim_matches('/').to_owned();
+    Ok(Some((root, inside)))
+}
+
 /// A single image, with its chain taken from beside it.
-fn open_bare(path: &Path, repository: &Repository, request: &Request) -> Result<View> {
-    let real = std::fs::canonicalize(path).with_context(|| path.display().to_string())?;
-    let (dir, inside) = views::split_bare_path(&real)?;
-    let store = Location::Local(dir).open(&repository.options)?;
+fn open_bare(
+    root: &Location,
+    inside: &StorePath,
+    repository: &Repository,
+    request: &Request,
+) -> Result<View> {
+    let store = root.open(&repository.options)?;
+    let source = format!("{root}/{inside}");
     let disks = DiskContext::new(store, request.cache_bytes);
     // What is no image at all is better said now than by every program that reads it. A chain that
     // is broken further down mounts: it is readable in part.
-    disks.open_disk(&inside, None)?;
-    let root = views::bare_root(disks.clone(), &inside, guest_options(request))?;
+    disks.open_disk(inside, None)?;
+    let root = views::bare_root(disks.clone(), inside, guest_options(request))?;
     let root = views::with_stats(root, disks, repository.options.stats.clone());
-    Ok(View {
-        root,
-        source: real.display().to_string(),
-    })
+    Ok(View { root, source })
 }
 
 /// Refuses what is no repository, with a guess at what was meant: mounting it would only show

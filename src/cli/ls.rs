@@ -84,10 +84,16 @@ pub(super) struct VmRow {
 }
 
 pub(super) fn vm_row(vm: &NamedVm) -> VmRow {
+    vm_row_as(vm, false)
+}
+
+/// With `believe`, `cache.json.gz` stands for the newest metadata file where it is as new.
+fn vm_row_as(vm: &NamedVm, believe: bool) -> VmRow {
     let listing = vm.vm.listing();
     let mut problems = Vec::new();
     match (&listing, &vm.label) {
         (Err(e), _) => problems.push(format!("restore points cannot be listed: {e}")),
+        (Ok(listing), Some(_)) if believe && vm.vm.is_newest_known(listing) => {}
         (Ok(listing), label) => {
             let newest = listing.newest().and_then(|p| vm.vm.read_point(p));
             if let Some(newest) = newest.filter(|p| p.unreadable) {
@@ -110,9 +116,9 @@ pub(super) fn vm_row(vm: &NamedVm) -> VmRow {
 }
 
 fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bool> {
-    let vms = catalogue.vms()?;
+    let vms = catalogue.vms_and_points()?;
     let threads = catalogue.store().traits().parallelism;
-    let rows = parallel_map(&vms, threads, vm_row);
+    let rows = parallel_map(&vms, threads, |vm| vm_row_as(vm, true));
     let damaged = rows.iter().any(|row| !row.problems.is_empty());
     if json {
         #[derive(Serialize)]

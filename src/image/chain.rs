@@ -4,22 +4,23 @@
 //! the smallest block size of the chain, so that each unit lies within one block of every image.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
 
 use super::bitmap;
-use super::disk::DiskGuard;
 use super::link::{Merge, current_merges};
 use super::open::{Found, Image};
+use super::tables;
 use super::vhd_dir::Fetched;
 use super::vhd_file::Stability;
-use super::vouch::Vouched;
+use super::watch::Watch;
 use crate::cache::{Block, BlockKey, MetaCache, MetaKey, MetaKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, StoredFile};
 
 /// Units per page of the owner map.
 const PAGE_UNITS: u64 = 1024;
+/// Pages whose tables are read at once when all are wanted: 256 GiB of a disk of 2 MiB blocks.
+const PAGES_AHEAD: u64 = 128;
 /// Owner of a unit that no image announces: zeros.
 const HOLE: u16 = 0xFFFF;
 /// Owner of a unit that would be in an ancestor that cannot be used.
@@ -64,9 +65,7 @@ pub(super) struct Chain {
     /// Whether any image's blocks are fetched whole, so that reading ahead is worth its while.
     has_whole: bool,
     /// What vouches for the youngest image.
-    pub guard: Option<DiskGuard>,
-    /// What it has vouched for already.
-    vouched: Mutex<Vouched>,
+    pub watch: Watch,
 }
 
 /// What a chain reads with; owned by the disk context.
@@ -111,16 +110,16 @@ impl Chain {
         broken: Option<Error>,
         merges: Vec<Merge>,
         problems: Vec<String>,
+        watch: Watch,
     ) -> Self {
         let mut limit = u64::MAX;
         for link in &mut links {
             limit = limit.min(link.image().size());
             link.limit = limit;
         }
-        let mut vouched = Vouched::default();
         let youngest = links.first().and_then(|l| l.image().newest_part());
         if let Some((modified, heard)) = youngest {
-            vouched.hear(modified, heard);
+            watch.hear(modified, heard);
         }
         let unit = links.iter().map(|l| l.image().block_size()).min();
         Chain {
@@ -132,8 +131,7 @@ impl Chain {
             broken,
             merges,
             problems,
-            guard: None,
-            vouched: Mutex::new(vouched),
+            watch,
         }
     }
 
@@ -186,6 +184,8 @@ impl Chain {
         if let Some(owners) = io.meta.get(&key) {
             return Ok(owners);
         }
+        let first = page * PAGE_UNITS;
+        tables::prepare(io.store, &self.links, self.unit_log2, first, PAGE_UNITS);
         let owners = self.compute_owners(page)?;
         if keep {
             io.meta.insert(key, Arc::clone(&owners));
@@ -292,12 +292,24 @@ impl Chain {
         Ok((units, is_data))
     }
 
+    /// Has the tables in memory, where they are many requests and fit.
+    pub(super) fn prepare_tables(&self, io: &ChainIo<'_>) {
+        tables::prepare(io.store, &self.links, self.unit_log2, 0, self.units());
+    }
+
     /// Bytes in owned units, over the whole disk. Reads every table of the chain.
     pub(super) fn allocated_bytes(&self, io: &ChainIo<'_>) -> Result<u64> {
         let units = self.units();
         let unit_bytes = 1u64 << self.unit_log2;
         let mut total = 0;
-        for page in 0..units.div_ceil(PAGE_UNITS) {
+        let pages = units.div_ceil(PAGE_UNITS);
+        let ahead = pages.min(PAGES_AHEAD);
+        for page in 0..pages {
+            if page % ahead == 0 {
+                let first = page * PAGE_UNITS;
+                let count = ahead * PAGE_UNITS;
+                tables::prepare(io.store, &self.links, self.unit_log2, first, count);
+            }
             let owners = self.owner_page(io, page, false)?;
             let data = owners
                 .as_chunks::<2>()
@@ -325,35 +337,9 @@ impl Chain {
             other => other?,
         };
         if link == 0 {
-            self.check_guard_for(store, fetched.modified)?;
+            self.watch.check_for(store, fetched.modified)?;
         }
         Ok(fetched.block)
-    }
-
-    /// [`Self::check_guard`], unless an earlier look vouches for what was modified at this time.
-    fn check_guard_for(&self, store: &dyn Store, modified: Option<SystemTime>) -> Result<()> {
-        if self.guard.is_none() {
-            return Ok(());
-        }
-        // Elsewhere blocks keep their times when a merge moves them, and a look costs little.
-        if !store.traits().remote {
-            return self.check_guard(store);
-        }
-        let vouched = || self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        let claim = {
-            let mut vouched = vouched();
-            if vouched.covers(modified) {
-                return Ok(());
-            }
-            let now = Instant::now();
-            if let Some(modified) = modified {
-                vouched.hear(modified, now);
-            }
-            vouched.claim(now, SystemTime::now())
-        };
-        self.check_guard(store)?;
-        vouched().seen(claim);
-        Ok(())
     }
 
     /// The image to which a merge has moved a missing block of the image at `link`.
@@ -393,25 +379,6 @@ impl Chain {
             // Not from what was kept of the target: that is its content before the merge.
             Some(target) => target.image().fetch(block, false),
             None => Err(missing),
-        }
-    }
-
-    /// Fails when the restore point of the youngest image is gone: XO may then be merging another
-    /// one into that image.
-    fn check_guard(&self, store: &dyn Store) -> Result<()> {
-        let Some(guard) = &self.guard else {
-            return Ok(());
-        };
-        match store.head(&guard.path) {
-            // XO writes the file again when a merge has changed the backup's size: being there is
-            // what counts.
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(
-                ErrorKind::Changed,
-                "the restore point was removed and its disk may be being merged",
-            )
-            .with_object(&guard.path)),
-            Err(e) => Err(e),
         }
     }
 
@@ -520,7 +487,8 @@ impl Chain {
                 let read = image.read_kept(&*file, block, within.clone(), buf, absent);
                 if read.is_ok() {
                     if link == 0 {
-                        self.check_guard_for(io.store, file.opened_meta().modified)?;
+                        self.watch
+                            .check_for(io.store, file.opened_meta().modified)?;
                     }
                     return Ok(());
                 }
@@ -529,7 +497,7 @@ impl Chain {
                 blocks.load(self, link, block)?
             }
         };
-        copy_present(image, &loaded, within, buf, absent)
+        image.copy_present(&loaded, within, buf, absent)
     }
 
     /// The first image from `from` down that announces the block at byte `start`, and how much of
@@ -574,14 +542,16 @@ impl Chain {
     ) -> Result<()> {
         let image = self.links[link].image();
         match image.read_in_place(block, within.clone(), buf, absent) {
+            // Also when the chain was linked anew, to a file that a merge has left alone since.
+            Ok(Stability::Settled) if link == 0 => self.watch.check_once(io.store),
             Ok(Stability::Settled) => Ok(()),
-            Ok(Stability::Unsettled) if link == 0 => self.check_guard(io.store),
+            Ok(Stability::Unsettled) if link == 0 => self.watch.check(io.store),
             Ok(Stability::Unsettled) => Ok(()),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Moved by a merge: rare, so the block is simply read whole.
                 absent.clear();
                 let moved = self.fetch_moved(io.store, link, block, e)?;
-                copy_present(image, &moved.block, within, buf, absent)
+                image.copy_present(&moved.block, within, buf, absent)
             }
             Err(e) => Err(e),
         }
@@ -610,28 +580,4 @@ fn owner_at(page: &[u8], index: u64) -> Owner {
             link => Owner::Link(usize::from(link)),
         },
     }
-}
-
-/// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.
-fn copy_present(
-    image: &Image,
-    block: &Block,
-    within: Range<u64>,
-    buf: &mut [u8],
-    absent: &mut Vec<Range<usize>>,
-) -> Result<()> {
-    let (sectors, data) = block.bytes.split_at(image.bitmap_bytes() as usize);
-    if block.full {
-        buf.copy_from_slice(&data[within.start as usize..within.end as usize]);
-        return Ok(());
-    }
-    bitmap::split(sectors, within.clone(), |run, is_present| {
-        let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
-        if is_present {
-            buf[part].copy_from_slice(&data[run.start as usize..run.end as usize]);
-        } else {
-            absent.push(part);
-        }
-        Ok(())
-    })
 }

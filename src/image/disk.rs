@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::chain::{BlockSource, Chain, ChainIo, Owner, Source};
 use super::link;
@@ -11,7 +12,7 @@ use super::report::LinkReport;
 use crate::cache::{AheadPool, Block, BlockCache, BlockCacheStats, Gate, MetaCache, Touch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
-use crate::store::{Store, StorePath};
+use crate::store::{Meta, Store, StorePath};
 
 /// Budget of table pages, bitmaps and owner maps of all disks together.
 const META_CACHE_BYTES: u64 = 24 << 20;
@@ -97,8 +98,7 @@ impl DiskContext {
         path: &StorePath,
         guard: Option<DiskGuard>,
     ) -> Result<Arc<Disk>> {
-        let mut chain = link::link(&self.registry, &self.store, path)?;
-        chain.guard.clone_from(&guard);
+        let chain = link::link(&self.registry, &self.store, path, guard.clone())?;
         Ok(Arc::new(Disk {
             context: Arc::clone(self),
             path: path.clone(),
@@ -189,6 +189,7 @@ impl Disk {
     /// each other, tables that cannot be read.
     pub fn checked_links(&self) -> Vec<LinkReport> {
         let chain = self.chain();
+        chain.prepare_tables(&self.context.io());
         let reports = LinkReport::of_chain(&chain).into_iter();
         let checked = chain.links.iter().zip(reports).map(|(link, mut report)| {
             let table = link.image().load_table();
@@ -222,6 +223,19 @@ impl Disk {
             .chain(chain.problems.iter().cloned())
             .chain(of_links)
             .collect()
+    }
+
+    /// The state of the restore point's metadata file: as it was seen no longer than `age` ago, or else
+    /// as it is now. `None` without a guard.
+    ///
+    /// # Errors
+    /// `NotFound` when it is gone; otherwise as the storage says.
+    pub fn look(&self, age: Duration) -> Result<Option<Meta>> {
+        let watch = &self.chain().watch;
+        match watch.seen_within(age) {
+            Some(seen) => Ok(Some(seen)),
+            None => watch.look(self.context.store.as_ref()),
+        }
     }
 
     /// A reader with a position of its own.
@@ -265,7 +279,8 @@ impl Disk {
         if !Arc::ptr_eq(&current, stale) {
             return Ok(current);
         }
-        let mut fresh = link::link(&self.context.registry, &self.context.store, &self.path)?;
+        let (registry, store) = (&self.context.registry, &self.context.store);
+        let fresh = link::link(registry, store, &self.path, self.guard.clone())?;
         if fresh.links[0].image().uuid() != stale.links[0].image().uuid()
             || fresh.size() != stale.size()
         {
@@ -275,7 +290,6 @@ impl Disk {
             )
             .with_object(&self.path));
         }
-        fresh.guard.clone_from(&self.guard);
         let fresh = Arc::new(fresh);
         *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
         Ok(fresh)

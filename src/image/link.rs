@@ -6,13 +6,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::chain::{Chain, ChainLink};
+use super::disk::DiskGuard;
 use super::merge_state::{
     MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
 };
 use super::open::{Found, Image, Registry};
 use super::vhd::Uuid;
+use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
 use crate::store::{Entry, EntryKind, Meta, Store, StorePath};
@@ -104,12 +107,17 @@ struct DirIndex {
     by_uuid: Option<HashMap<Uuid, Vec<Found>>>,
 }
 
-/// Links the chain whose youngest image is at `path`.
+/// Links the chain whose youngest image is at `path`; `guard` vouches for that.
 ///
 /// # Errors
 /// When the youngest image cannot be opened. Anything that is wrong further down ends the chain
 /// there and is kept in it.
-pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath) -> Result<Chain> {
+pub(super) fn link(
+    registry: &Registry,
+    store: &Arc<dyn Store>,
+    path: &StorePath,
+    guard: Option<DiskGuard>,
+) -> Result<Chain> {
     let mut linker = Linker {
         registry,
         store,
@@ -118,6 +126,8 @@ pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath
         batch: FIRST_BATCH,
         merges: Vec::new(),
         problems: Vec::new(),
+        watch: Watch::new(guard),
+        looked: false,
     };
     linker.learn_dir(&path.parent());
     let mut links = vec![linker.open_youngest(path)?];
@@ -148,6 +158,7 @@ pub(super) fn link(registry: &Registry, store: &Arc<dyn Store>, path: &StorePath
         broken,
         linker.merges,
         linker.problems,
+        linker.watch,
     ))
 }
 
@@ -161,6 +172,16 @@ struct Linker<'a> {
     batch: usize,
     merges: Vec<Merge>,
     problems: Vec<String>,
+    watch: Watch,
+    /// Whether the restore point has been looked at.
+    looked: bool,
+}
+
+/// What is asked of the storage together.
+enum Ask {
+    Open(StorePath),
+    /// Whether the restore point is there.
+    Look,
 }
 
 impl Linker<'_> {
@@ -175,7 +196,10 @@ impl Linker<'_> {
             Vec::new()
         });
         let known = |e: &Entry| Some((e.name.clone(), e.meta?));
-        let metas = entries.iter().filter_map(known).collect();
+        let metas: HashMap<String, Meta> = entries.iter().filter_map(known).collect();
+        if let Some(latest) = metas.values().filter_map(|meta| meta.modified).max() {
+            self.watch.hear(latest, Instant::now());
+        }
         let names: Vec<String> = entries
             .into_iter()
             .filter(|e| e.kind == EntryKind::File || e.name.ends_with(".vhd"))
@@ -223,9 +247,23 @@ impl Linker<'_> {
             }
             paths.retain(|p| !self.opened.contains_key(p));
             self.batch = (self.batch * 2).min(MAX_BATCH);
+            // The listing has told when the images were modified: a look vouches for all before that.
+            let look = (!self.looked && self.watch.path().is_some()).then_some(Ask::Look);
+            self.looked = true;
+            let asks: Vec<Ask> = look
+                .into_iter()
+                .chain(paths.into_iter().map(Ask::Open))
+                .collect();
             let threads = self.store.traits().parallelism;
-            let found = parallel_map(&paths, threads, |path| self.open_one(path));
-            self.opened.extend(paths.into_iter().zip(found));
+            let found = parallel_map(&asks, threads, |ask| match ask {
+                Ask::Open(path) => Some((path.clone(), self.open_one(path))),
+                Ask::Look => {
+                    // Whoever needs the file asks again.
+                    let _ = self.watch.look(self.store.as_ref());
+                    None
+                }
+            });
+            self.opened.extend(found.into_iter().flatten());
         }
         match self.opened.get(path) {
             Some(found) => found.clone(),

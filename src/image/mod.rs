@@ -1,8 +1,8 @@
 //! Disks of restore points: chains of VHDs as one flat range of bytes each.
 //!
 //! `vhd` parses structures, `vhd_file` and `vhd_dir` read one image each, `open` shares them, `link`
-//! finds parents, `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead, `vouch`
-//! saves looks at storage.
+//! finds parents, `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead, `watch`
+//! looks after the restore point, `vouch` and `tables` save waiting for storage.
 
 mod bitmap;
 mod chain;
@@ -13,10 +13,12 @@ mod open;
 mod reader;
 mod report;
 mod streams;
+mod tables;
 pub mod vhd;
 mod vhd_dir;
 mod vhd_file;
 mod vouch;
+mod watch;
 
 pub use crate::cache::BlockCacheStats;
 pub use disk::{Disk, DiskContext, DiskGuard};

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
+use super::bitmap;
 use super::vhd::{DiskType, Footer, Header, Uuid};
 use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
-use crate::cache::MetaCache;
+use crate::cache::{Block, MetaCache};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_kept_as};
 
@@ -80,13 +81,16 @@ impl Image {
 
     /// Whether blocks must be fetched whole, with [`Self::fetch`], instead of read in place.
     pub(super) fn is_whole(&self) -> bool {
-        matches!(&self.body, Body::Dir(d) if d.is_whole())
+        match &self.body {
+            Body::File(f) => f.is_whole(),
+            Body::Dir(d) => d.is_whole(),
+        }
     }
 
     /// Bytes in front of the data of a fetched block.
     pub(super) fn bitmap_bytes(&self) -> u32 {
         match &self.body {
-            Body::File(_) => 0,
+            Body::File(f) => f.bitmap_bytes(),
             Body::Dir(d) => d.bitmap_bytes(),
         }
     }
@@ -107,14 +111,13 @@ impl Image {
         }
     }
 
-    /// Fetches and decodes a block of a VHD directory; see `VhdDir::fetch`.
+    /// Fetches and decodes a block: see `VhdDir::fetch`, and, for files that are [`Self::is_whole`],
+    /// `VhdFile::fetch`.
     pub(super) fn fetch(&self, block: u64, may_keep: bool) -> Result<Fetched> {
         match &self.body {
             Body::Dir(d) => d.fetch(block, may_keep),
-            Body::File(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "blocks of VHD files are read in place",
-            )),
+            // What is kept of a file is kept of one state of it.
+            Body::File(f) => f.fetch(block),
         }
     }
 
@@ -161,10 +164,34 @@ impl Image {
         match &self.body {
             Body::File(_) => Err(Error::new(
                 ErrorKind::Unsupported,
-                "blocks of VHD files are not kept",
+                "blocks of VHD files are not read in place from where they are kept",
             )),
             Body::Dir(d) => d.read_from(file, block, within, buf, absent),
         }
+    }
+
+    /// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.
+    pub(super) fn copy_present(
+        &self,
+        block: &Block,
+        within: Range<u64>,
+        buf: &mut [u8],
+        absent: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        let (sectors, data) = block.bytes.split_at(self.bitmap_bytes() as usize);
+        if block.full {
+            buf.copy_from_slice(&data[within.start as usize..within.end as usize]);
+            return Ok(());
+        }
+        bitmap::split(sectors, within.clone(), |run, is_present| {
+            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
+            if is_present {
+                buf[part].copy_from_slice(&data[run.start as usize..run.end as usize]);
+            } else {
+                absent.push(part);
+            }
+            Ok(())
+        })
     }
 
     /// Tells the storage that a block will be read in place soon.
@@ -173,6 +200,22 @@ impl Image {
             Body::File(f) => f.will_read(block),
             // Each block is a file of its own, which would have to be opened first.
             Body::Dir(_) => {}
+        }
+    }
+
+    /// See `VhdFile::missing_pages`.
+    pub(super) fn missing_pages(&self, blocks: Range<u64>, most: usize) -> Vec<u64> {
+        match &self.body {
+            Body::File(f) => f.missing_pages(blocks, most),
+            Body::Dir(_) => Vec::new(),
+        }
+    }
+
+    /// See `VhdFile::load_page`.
+    pub(super) fn load_page(&self, page: u64) -> Result<()> {
+        match &self.body {
+            Body::File(f) => f.load_page(page),
+            Body::Dir(_) => Ok(()),
         }
     }
 
@@ -234,7 +277,9 @@ impl Registry {
         } else {
             path.clone()
         };
-        let image = self.open_data(&data_path)?;
+        // What was listed at an alias' path is the alias.
+        let listed = listed.filter(|_| data_path == *path);
+        let image = self.open_data(&data_path, listed)?;
         Ok(Found {
             path: path.clone(),
             image,
@@ -266,13 +311,22 @@ impl Registry {
         Ok(target)
     }
 
-    fn open_data(&self, path: &StorePath) -> Result<Arc<Image>> {
-        // A directory first: on object stores there is nothing else, and a file answers quickly.
+    fn open_data(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<Image>> {
         let id = self.new_id();
+        let open_file = |listed| VhdFile::open(&self.store, path, listed, id, &self.meta);
+        // A listing that tells a state has seen a file.
+        if listed.is_some() {
+            match open_file(listed) {
+                Ok(opened) => return Ok(self.share(path, id, opened, Body::File)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // A directory first: a file answers quickly.
         match VhdDir::open(&self.store, path, id, Arc::clone(&self.meta)) {
             Ok(opened) => Ok(self.share(path, id, opened, Body::Dir)),
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                match VhdFile::open(self.store.as_ref(), path, id, Arc::clone(&self.meta)) {
+                match open_file(None) {
                     Ok(opened) => Ok(self.share(path, id, opened, Body::File)),
                     // Neither; a directory without footer is told as what it is.
                     Err(file) if file.kind() == ErrorKind::NotFound => Err(e),

@@ -26,7 +26,7 @@ use crate::store::{EntryKind, Meta, Store, StorePath, StoredFile, Version};
 const PAGE_BITS: u64 = 65_536;
 
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
-const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
+pub(super) const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
 
 /// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
 /// blocks are on their way at once; decoded all together, they would all be late, and the one that a

@@ -3,7 +3,11 @@
 //! Only what is asked for is read: table pages, a block's bitmap, the sectors themselves. The file
 //! may be the target of a merge and so be written to while it is open here. XO then copies a block
 //! away before it overwrites its place, so a read counts only if the block's table entry is the
-//! same after it as before it (see [`VhdFile::read_present`]).
+//! same after it as before it (see [`VhdFile::read_present`]). Where every request takes a round
+//! trip, blocks are fetched whole instead (see [`whole`]).
+
+mod ends;
+mod whole;
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,12 +17,16 @@ use super::bitmap;
 use super::vhd::{
     BAT_UNUSED, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, SECTOR_BYTES, blocks_of,
 };
+use super::vhd_dir::MAX_WHOLE_BLOCK_BYTES;
 use crate::cache::{MetaCache, MetaKey, MetaKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath, StoredFile, Version};
 
 /// Table entries per cached page: 4 KiB of the file, 2 GiB of a disk with 2 MiB blocks.
 const BAT_PAGE_ENTRIES: u64 = 1024;
+
+/// The same where a page costs a round trip: 64 KiB, 32 GiB of a disk.
+const FAR_BAT_PAGE_ENTRIES: u64 = 16_384;
 
 /// A file that was modified this recently may be modified again without its time stamp showing it
 /// (kernels count in ticks, servers and FAT in seconds), so it is not trusted to stay as it is.
@@ -33,6 +41,7 @@ const FIXED_BLOCK_BYTES: u32 = 2 << 20;
 
 /// An open VHD file.
 pub(super) struct VhdFile {
+    store: Arc<dyn Store>,
     file: Arc<dyn StoredFile>,
     path: StorePath,
     id: u64,
@@ -52,11 +61,15 @@ struct Layout {
     head_at: u64,
     /// Whether the last 512 bytes are a footer and so no block can reach into them.
     has_trailing_footer: bool,
+    /// Whether blocks are fetched whole.
+    whole: bool,
 }
 
 struct Table {
     offset: u64,
     entries: u64,
+    /// Entries that are read, and kept, together.
+    page_entries: u64,
     bitmap_bytes: u32,
 }
 
@@ -96,44 +109,60 @@ fn is_settled(meta: &Meta) -> bool {
     }
 }
 
+impl Table {
+    /// The bytes of the file that a page of the table is.
+    fn page_place(&self, page: u64) -> Range<u64> {
+        let first = (page * self.page_entries).min(self.entries);
+        let end = (first + self.page_entries).min(self.entries);
+        self.offset + first * 4..self.offset + end * 4
+    }
+}
+
 impl VhdFile {
-    /// Opens the file and reads its footers and header, nothing else.
+    /// Opens the file and reads its footers and header; of pinned files, the table with them where it
+    /// is beside. `listed` is the file's state if a listing has just told it.
     ///
     /// # Errors
     /// `NotFound` when it is not there, `Corrupt` when neither footer is sound, the header is not,
     /// or the table cannot be in the file.
     pub(super) fn open(
-        store: &dyn Store,
+        store: &Arc<dyn Store>,
         path: &StorePath,
+        listed: Option<&Meta>,
         id: u64,
-        meta: Arc<MetaCache>,
+        meta: &Arc<MetaCache>,
     ) -> Result<Opened<VhdFile>> {
-        let file = store.open(path)?;
-        Self::from_file(file, path, id, meta).map_err(|e| e.with_object(path))
+        let open = |listed| {
+            let file = store.open_as(path, listed)?;
+            Self::from_file(store, file, path, id, meta).map_err(|e| e.with_object(path))
+        };
+        match open(listed) {
+            // It is not, or no longer, what was listed.
+            Err(e) if e.kind() == ErrorKind::Changed && listed.is_some() => open(None),
+            other => other,
+        }
     }
 
     fn from_file(
+        store: &Arc<dyn Store>,
         file: Arc<dyn StoredFile>,
         path: &StorePath,
         id: u64,
-        meta: Arc<MetaCache>,
+        meta: &Arc<MetaCache>,
     ) -> Result<Opened<VhdFile>> {
         let opened = file.opened_meta();
         let len = opened.len_bytes;
         if len < FOOTER_BYTES as u64 {
             return Err(Error::corrupt(format!("{len} bytes are too few for a VHD")));
         }
-        let mut head = vec![0; FOOTER_BYTES];
-        file.read_exact_at(&mut head, 0)?;
-        let mut tail = vec![0; FOOTER_BYTES];
-        file.read_exact_at(&mut tail, len - FOOTER_BYTES as u64)?;
+        let (start, tail) = ends::read_ends(&*file, len)?;
 
         let mut problems = Vec::new();
         let trailing = Footer::parse(&tail);
         let has_trailing_footer = trailing.is_ok();
         let mut odd_trailing = None;
-        let footer = choose_footer(
-            Footer::parse(&head),
+        let footer = ends::choose_footer(
+            Footer::parse(&start[..FOOTER_BYTES]),
             trailing,
             len,
             &mut problems,
@@ -141,6 +170,7 @@ impl VhdFile {
         )?;
 
         let mut header = None;
+        let mut head = Vec::new();
         let mut table = None;
         let mut block_size = FIXED_BLOCK_BYTES;
         if footer.disk_type == DiskType::Fixed {
@@ -150,22 +180,30 @@ impl VhdFile {
                     footer.current_size
                 )));
             }
-            head.clear();
         } else {
-            let mut bytes = vec![0; HEADER_BYTES];
-            file.read_exact_at(&mut bytes, footer.data_offset)
-                .map_err(|_| Error::corrupt("header is not within the file"))?;
-            let parsed = Header::parse(&bytes).map_err(|e| e.at(footer.data_offset))?;
-            head = bytes;
+            head = match ends::part_of(&start, footer.data_offset, HEADER_BYTES) {
+                Some(bytes) => bytes.to_vec(),
+                None => ends::read_header(&*file, footer.data_offset, len)?,
+            };
+            let parsed = Header::parse(&head).map_err(|e| e.at(footer.data_offset))?;
             block_size = parsed.block_size;
-            table = Some(table_of(&parsed, &footer, len, &mut problems)?);
+            let is_far = file.is_pinned();
+            table = Some(ends::table_of(
+                &parsed,
+                &footer,
+                len,
+                is_far,
+                &mut problems,
+            )?);
             header = Some(parsed);
         }
+        let pinned = file.is_pinned();
         let body = VhdFile {
+            store: Arc::clone(store),
             file,
             path: path.clone(),
             id,
-            meta,
+            meta: Arc::clone(meta),
             layout: Layout {
                 table,
                 block_size,
@@ -174,14 +212,16 @@ impl VhdFile {
                 head,
                 head_at: footer.data_offset,
                 has_trailing_footer,
+                whole: pinned && block_size <= MAX_WHOLE_BLOCK_BYTES,
             },
             state: RwLock::new(State {
                 version: opened.version,
                 len_bytes: len,
                 generation: 0,
-                settled: is_settled(&opened),
+                settled: pinned || is_settled(&opened),
             }),
         };
+        body.keep_pages_of(&start);
         Ok(Opened {
             body,
             footer,
@@ -208,10 +248,10 @@ impl VhdFile {
         let state = self.snapshot();
         let mut block = first;
         while block < end {
-            let page = block / BAT_PAGE_ENTRIES;
+            let page = block / table.page_entries;
             let entries = self.bat_page(table, page, state.generation)?;
-            let page_end = ((page + 1) * BAT_PAGE_ENTRIES).min(end);
-            let within = (block % BAT_PAGE_ENTRIES) as usize;
+            let page_end = ((page + 1) * table.page_entries).min(end);
+            let within = (block % table.page_entries) as usize;
             let entries = &entries.as_chunks::<4>().0;
             for n in block..page_end {
                 // A block that a short table has no entry for counts as announced: reading it is
@@ -328,11 +368,8 @@ impl VhdFile {
             )
         };
         let start = u64::from(entry) * SECTOR_BYTES;
-        let block_start = block * u64::from(self.layout.block_size);
         // The last block of a disk needs to be there only as far as the disk goes.
-        let data_len =
-            u64::from(self.layout.block_size).min(self.layout.virtual_size - block_start);
-        let end = start + u64::from(table.bitmap_bytes) + data_len;
+        let end = start + u64::from(table.bitmap_bytes) + self.data_len(block);
         let mut limit = state.len_bytes;
         if end > limit && !state.settled {
             limit = self.file.head()?.len_bytes;
@@ -355,8 +392,8 @@ impl VhdFile {
         if !state.settled {
             return self.fresh_entry(table, block);
         }
-        let page = self.bat_page(table, block / BAT_PAGE_ENTRIES, state.generation)?;
-        let within = (block % BAT_PAGE_ENTRIES) as usize;
+        let page = self.bat_page(table, block / table.page_entries, state.generation)?;
+        let within = (block % table.page_entries) as usize;
         let bytes = page.as_chunks::<4>().0.get(within);
         bytes.map(|b| u32::from_be_bytes(*b)).ok_or_else(|| {
             Error::corrupt(format!("the table has no entry for block {block}"))
@@ -372,20 +409,28 @@ impl VhdFile {
     }
 
     fn bat_page(&self, table: &Table, page: u64, generation: u32) -> Result<Arc<[u8]>> {
-        let key = MetaKey {
+        self.meta.get_or_load(self.page_key(page, generation), || {
+            let place = table.page_place(page);
+            let mut bytes = vec![0; (place.end - place.start) as usize];
+            self.file.read_exact_at(&mut bytes, place.start)?;
+            Ok(Arc::from(bytes))
+        })
+    }
+
+    fn page_key(&self, page: u64, generation: u32) -> MetaKey {
+        MetaKey {
             of: self.id,
             generation,
             kind: MetaKind::Bat,
             index: page,
-        };
-        self.meta.get_or_load(key, || {
-            let first = page * BAT_PAGE_ENTRIES;
-            let count = BAT_PAGE_ENTRIES.min(table.entries.saturating_sub(first));
-            let mut bytes = vec![0; (count * 4) as usize];
-            self.file
-                .read_exact_at(&mut bytes, table.offset + first * 4)?;
-            Ok(Arc::from(bytes))
-        })
+        }
+    }
+
+    /// Bytes of a block that belong to the disk: the last block may reach past its end.
+    fn data_len(&self, block: u64) -> u64 {
+        let block_size = u64::from(self.layout.block_size);
+        let left = self.layout.virtual_size.saturating_sub(block * block_size);
+        block_size.min(left)
     }
 
     /// The block's bitmap, empty when every sector of the disk in it is present.
@@ -399,9 +444,8 @@ impl VhdFile {
         let load = || {
             let mut bytes = vec![0; table.bitmap_bytes as usize];
             self.file.read_exact_at(&mut bytes, start)?;
-            let block_start = block * u64::from(self.layout.block_size);
-            let len = u64::from(self.layout.block_size).min(self.layout.virtual_size - block_start);
-            Ok(if bitmap::is_full(&bytes, len.div_ceil(SECTOR_BYTES)) {
+            let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
+            Ok(if bitmap::is_full(&bytes, sectors) {
                 Arc::from([])
             } else {
                 Arc::from(bytes)
@@ -499,85 +543,4 @@ impl VhdFile {
             .find(|pair| u64::from(pair[1].0 - pair[0].0) < sectors)
             .map(|pair| (u64::from(pair[0].1), u64::from(pair[1].1))))
     }
-}
-
-/// Which of the two footers is believed. In dynamic and differencing disks the leading copy is:
-/// while XO merges into a file it overwrites the trailing one. A fixed disk has only a trailing
-/// footer; what stands at its start is the guest's and proves nothing.
-fn choose_footer(
-    leading: Result<Footer>,
-    trailing: Result<Footer>,
-    len: u64,
-    problems: &mut Vec<String>,
-    odd_trailing: &mut Option<String>,
-) -> Result<Footer> {
-    let has_table = |f: &Footer| f.disk_type != DiskType::Fixed;
-    match (leading.ok().filter(has_table), trailing) {
-        (Some(lead), Ok(trail)) if has_table(&trail) => {
-            if lead != trail {
-                *odd_trailing = Some("its two footers differ; the leading one is used".into());
-            }
-            Ok(lead)
-        }
-        (Some(lead), Ok(trail)) => {
-            // A nested disk image, either at the start of a fixed disk or at the end of a dynamic
-            // one that is being merged into. The length tells which.
-            if trail.current_size == len - FOOTER_BYTES as u64 {
-                return Err(Error::corrupt(
-                    "both a fixed disk's footer at its end and a dynamic disk's at its start: \
-                     which of them is guest data cannot be told",
-                ));
-            }
-            *odd_trailing =
-                Some("its trailing footer is that of another disk; the leading one is used".into());
-            Ok(lead)
-        }
-        (Some(lead), Err(e)) => {
-            *odd_trailing = Some(format!(
-                "its trailing footer is damaged or overwritten ({e}); the leading one is used"
-            ));
-            Ok(lead)
-        }
-        (None, Ok(trail)) => {
-            if has_table(&trail) {
-                problems.push("its leading footer is damaged; the trailing one is used".into());
-            }
-            Ok(trail)
-        }
-        (None, Err(e)) => Err(e.at(len - FOOTER_BYTES as u64)),
-    }
-}
-
-fn table_of(
-    header: &Header,
-    footer: &Footer,
-    len: u64,
-    problems: &mut Vec<String>,
-) -> Result<Table> {
-    let blocks = blocks_of(footer.current_size, header.block_size)?;
-    let mut entries = u64::from(header.max_table_entries);
-    if entries < blocks {
-        problems.push(format!(
-            "its table has {entries} entries where the disk has {blocks} blocks: the end of the \
-             disk cannot be read"
-        ));
-    } else {
-        // Entries past the disk's end mean nothing, whatever their number is said to be.
-        entries = blocks;
-    }
-    let fits = entries
-        .checked_mul(4)
-        .and_then(|bytes| bytes.checked_add(header.table_offset))
-        .is_some_and(|end| end <= len);
-    if !fits || header.table_offset < FOOTER_BYTES as u64 {
-        return Err(Error::corrupt(format!(
-            "its table of {entries} entries at {} is not within the file of {len} bytes",
-            header.table_offset
-        )));
-    }
-    Ok(Table {
-        offset: header.table_offset,
-        entries,
-        bitmap_bytes: header.bitmap_bytes(),
-    })
 }

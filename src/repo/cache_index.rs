@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufReader, Read};
+use std::time::SystemTime;
 
 use flate2::read::MultiGzDecoder;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -47,6 +48,9 @@ pub struct Newest {
     pub vm_name: String,
     /// The newest restore point.
     pub date: String,
+    /// When the file was written, if the name is that of the newest point, whose entry makes sense.
+    /// Storage that tells no times cannot vouch for it.
+    pub as_of: Option<SystemTime>,
 }
 
 impl CacheIndex {
@@ -78,8 +82,8 @@ impl CacheIndex {
         listed: Option<&Meta>,
     ) -> Result<Option<Newest>> {
         let max_len = MAX_COMPRESSED_FOR_NAME_BYTES;
-        let newest = read(store, vm_dir, max_len, listed, |data, _| {
-            newest_of(vm_dir, data)
+        let newest = read(store, vm_dir, max_len, listed, |data, meta| {
+            newest_of(vm_dir, data, meta.modified)
         });
         Ok(newest?.flatten())
     }
@@ -93,12 +97,18 @@ impl CacheIndex {
 }
 
 /// The name of the VM and its newest point, if the file has a name.
-fn newest_of(vm_dir: &StorePath, data: &[u8]) -> Result<Option<Newest>> {
+fn newest_of(
+    vm_dir: &StorePath,
+    data: &[u8],
+    written: Option<SystemTime>,
+) -> Result<Option<Newest>> {
     let mut named: Option<(String, String)> = None;
     let mut newest = String::new();
+    let mut is_readable = false;
     let note = |date: &str, point: RestorePoint| {
         if date > newest.as_str() {
             newest = date.to_owned();
+            is_readable = !point.unreadable;
         }
         let name = point.vm_name.filter(|n| !n.trim().is_empty());
         if let Some(name) = name
@@ -111,8 +121,9 @@ fn newest_of(vm_dir: &StorePath, data: &[u8]) -> Result<Option<Newest>> {
         Ok(())
     };
     for_each(vm_dir, data, MAX_DECOMPRESSED_FOR_NAME_BYTES, note)?;
-    Ok(named.map(|(_, vm_name)| Newest {
+    Ok(named.map(|(date, vm_name)| Newest {
         vm_name,
+        as_of: written.filter(|_| is_readable && date == newest),
         date: newest,
     }))
 }

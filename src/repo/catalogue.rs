@@ -45,6 +45,9 @@ pub struct NamedVm {
     pub problem: Option<Error>,
 }
 
+/// Something to find out about a VM.
+type Ask = fn(&Vm);
+
 /// The catalogue of a repository. All calls may block on storage.
 pub struct Catalogue {
     shared: Arc<Shared>,
@@ -207,6 +210,29 @@ impl Catalogue {
         Ok(named)
     }
 
+    /// [`Self::vms`], for whoever asks for all their restore points as well: on remote storage, what
+    /// the names and what the points take is asked for at once.
+    ///
+    /// # Errors
+    /// As [`Self::vms`].
+    pub fn vms_and_points(&self) -> Result<Vec<NamedVm>> {
+        let traits = self.shared.store.traits();
+        if traits.remote {
+            let folders = self.folders()?;
+            // The name first: a VM that is listed is not asked for its `cache.json.gz`.
+            let asks: [Ask; 2] = [Vm::ask_hint, Vm::ask_listing];
+            let both: Vec<(&Vm, Ask)> = (folders.vms.values())
+                .flat_map(|vm| asks.map(|ask| (&**vm, ask)))
+                .collect();
+            // What fails is told by whoever asks next.
+            parallel_map(&both, traits.parallelism, |(vm, ask)| ask(vm));
+        }
+        let mut vms = self.vms()?;
+        // A `cache.json.gz` can outlive the points it tells of.
+        vms.retain(|vm| !vm.vm.listing().is_ok_and(|l| l.points.is_empty()));
+        Ok(vms)
+    }
+
     /// The VM with this name in the mount. Looks at no other VM than those with its id.
     ///
     /// # Errors
@@ -222,6 +248,7 @@ impl Catalogue {
             folder.starts_with(id) || !folder.starts_with(&naming::short_id(folder))
         });
         Ok(candidates
+            .inspect(|vm| vm.ask_both())
             .filter_map(|vm| self.name_vm(&folders, vm))
             .find(|vm| vm.name == name))
     }
@@ -232,7 +259,7 @@ impl Catalogue {
     /// When the VM directories cannot be listed.
     pub fn vm_by_folder(&self, folder: &str) -> Result<Option<NamedVm>> {
         let folders = self.folders()?;
-        let vm = folders.vms.get(folder);
+        let vm = folders.vms.get(folder).inspect(|vm| vm.ask_both());
         Ok(vm.and_then(|vm| self.name_vm(&folders, vm)))
     }
 }

@@ -1,7 +1,7 @@
 //! One VM's directory: its restore points and its name, re-checked when they may have changed.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -101,6 +101,8 @@ struct Hint {
     at: Instant,
     text: Arc<str>,
     newest: Arc<str>,
+    /// See `Newest::as_of`.
+    as_of: Option<SystemTime>,
 }
 
 /// A directory below `xo-vm-backups`.
@@ -173,6 +175,60 @@ impl Vm {
         Ok(listing)
     }
 
+    /// [`Self::listing`], for somebody on the way to a restore point: `None` for the newest one. On
+    /// remote storage its metadata, which is wanted next, is asked for together with the listing; it
+    /// counts only if it is in the state that the listing tells.
+    ///
+    /// # Errors
+    /// As [`Self::listing`].
+    pub fn listing_towards(&self, point: Option<&str>) -> Result<Arc<Listing>> {
+        let wanted = match point {
+            Some(name) => Some(Arc::from(name)),
+            None => self.hinted_newest(),
+        };
+        let is_point = |name: &Arc<str>| {
+            let file = format!("{name}.json");
+            layout::point_of_file(&file).is_some()
+                && !self.shared.store.is_kept(&self.json_path(name), None)
+        };
+        let wanted = wanted.filter(is_point);
+        let (Some(wanted), true, false) =
+            (wanted, self.shared.store.traits().remote, self.is_listed())
+        else {
+            return self.listing();
+        };
+        let both = [None, Some(wanted)];
+        let mut listing = parallel_map(&both, both.len(), |point| match point {
+            None => Some(self.listing()),
+            Some(name) => {
+                // What fails is told by whoever needs it.
+                let read = self.read_json(name, None);
+                if let Some((point, meta)) = read.ok().filter(|(point, _)| !point.unreadable) {
+                    let key = (self.json_path(name), meta.version);
+                    self.shared.metadata.insert(key, Arc::new(point));
+                }
+                None
+            }
+        })
+        .into_iter()
+        .flatten();
+        listing.next().unwrap_or_else(|| self.listing())
+    }
+
+    /// The newest point as `cache.json.gz` told last.
+    fn hinted_newest(&self) -> Option<Arc<str>> {
+        let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        hint.as_ref().map(|hint| Arc::clone(&hint.newest))
+    }
+
+    /// Reads and parses the metadata of a point.
+    fn read_json(&self, name: &str, listed: Option<&Meta>) -> Result<(RestorePoint, Meta)> {
+        let path = self.json_path(name);
+        let (data, meta) = (self.shared.store).read_kept(&path, MAX_METADATA_BYTES, listed)?;
+        let point = RestorePoint::parse(&self.dir, name, Some(meta), &data);
+        Ok((point, meta))
+    }
+
     fn known_listing(&self) -> Option<Arc<Listing>> {
         let known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         known.clone()
@@ -234,12 +290,7 @@ impl Vm {
         if let Some(known) = self.shared.metadata.get(&key) {
             return Some(known);
         }
-        let read = |listed| {
-            let store = &self.shared.store;
-            let (data, meta) = store.read_kept(&key.0, MAX_METADATA_BYTES, listed)?;
-            let point = RestorePoint::parse(&self.dir, &point.name, Some(meta), &data);
-            Ok((point, meta))
-        };
+        let read = |listed| self.read_json(&point.name, listed);
         let damaged = |read: &Result<(RestorePoint, Meta)>| match read {
             Ok((point, _)) => point.unreadable,
             Err(e) => e.kind() == ErrorKind::Corrupt,
@@ -341,6 +392,7 @@ impl Vm {
                     at,
                     text: Arc::from(text),
                     newest: Arc::from(newest.date),
+                    as_of: newest.as_of,
                 };
                 *known() = Some(hint.clone());
                 Some(hint)
@@ -350,6 +402,41 @@ impl Vm {
                 None
             }
         }
+    }
+
+    /// Asks for `cache.json.gz` where it may be believed and nothing better is known.
+    pub(super) fn ask_hint(&self) {
+        let _ = self.hint();
+    }
+
+    /// Lists the directory, unless asking for the hint does: a copy of `cache.json.gz` is vouched for by
+    /// a listing.
+    pub(super) fn ask_listing(&self) {
+        if !self.shared.store.is_kept(&self.dir.child(CACHE_FILE), None) {
+            let _ = self.listing();
+        }
+    }
+
+    /// On remote storage, asks for `cache.json.gz` and the listing at once while neither is known: who
+    /// names one VM, and not all of them, is about to enter it.
+    pub(super) fn ask_both(&self) {
+        let is_known = self.is_listed() || self.hinted_newest().is_some();
+        if is_known || !self.shared.store.traits().remote {
+            return;
+        }
+        let asks: [fn(&Self); 2] = [Self::ask_hint, Self::ask_listing];
+        parallel_map(&asks, asks.len(), |ask| ask(self));
+    }
+
+    /// Whether `cache.json.gz` has been read, knows the newest point of this listing, and is as new as
+    /// that: its entry then stands for the metadata file.
+    pub fn is_newest_known(&self, listing: &Listing) -> bool {
+        let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(hint), Some(newest)) = (&*hint, listing.newest()) else {
+            return false;
+        };
+        let written = newest.meta.get().and_then(|meta| meta.modified);
+        *hint.newest == *newest.name && written.is_some_and(|w| Some(w) <= hint.as_of)
     }
 
     /// Whether a listing is known that is not too old.

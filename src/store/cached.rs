@@ -68,23 +68,43 @@ impl CachedStore {
 
     /// The key of a block of one generation, or of the small file at `path`.
     fn key(&self, path: &StorePath, generation: Option<u128>) -> EntryKey {
+        let mut hash = self.hash(path);
+        if let Some(generation) = generation {
+            hash.update(&generation.to_le_bytes());
+        }
+        finish(hash)
+    }
+
+    /// Of the repository and the path.
+    fn hash(&self, path: &StorePath) -> Context {
         let mut hash = Context::new(&SHA256);
         for part in [self.identity.as_str(), path.as_str()] {
             // Lengths, so that no two lists of parts are the same bytes.
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        if let Some(generation) = generation {
-            hash.update(&generation.to_le_bytes());
-        }
-        let mut key = EntryKey::default();
-        key.copy_from_slice(hash.finish().as_ref());
-        key
+        hash
+    }
+
+    /// The key of a range of a pinned file. What is hashed is longer than for [`Self::key`], so no key
+    /// of one kind is one of the other.
+    fn range_key(&self, path: &StorePath, version: Version, offset: u64, len: usize) -> EntryKey {
+        let mut hash = self.hash(path);
+        hash.update(&version.0.to_le_bytes());
+        hash.update(&offset.to_le_bytes());
+        hash.update(&(len as u64).to_le_bytes());
+        finish(hash)
     }
 
     fn counters(&self) -> &DiskCacheCounters {
         self.stats.disk_cache.get_or_init(Default::default)
     }
+}
+
+fn finish(hash: Context) -> EntryKey {
+    let mut key = EntryKey::default();
+    key.copy_from_slice(hash.finish().as_ref());
+    key
 }
 
 /// An entry that is read in place: what is read of it is what was not fetched.
@@ -187,6 +207,29 @@ impl Store for CachedStore {
 
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
         self.inner.open(path)
+    }
+
+    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        self.inner.open_as(path, listed)
+    }
+
+    fn read_range(
+        &self,
+        path: &StorePath,
+        file: &dyn StoredFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes> {
+        let meta = file.opened_meta();
+        let key = self.range_key(path, meta.version, offset, len);
+        if let Some((kept, _)) = self.cache.get(&key, len as u64, None, self.counters())
+            && kept.len() == len
+        {
+            return Ok(kept);
+        }
+        let content = self.inner.read_range(path, file, offset, len)?;
+        self.cache.put(&key, &content, &meta, self.counters());
+        Ok(content)
     }
 
     fn traits(&self) -> StoreTraits {

@@ -231,4 +231,9 @@ impl StoredFile for OpenedFile {
         buf.copy_from_slice(&self.content[start..start + buf.len()]);
         Ok(())
     }
+
+    /// It is in memory. (Bytes given out are copies: a slice that a cache keeps would keep all of it.)
+    fn is_pinned(&self) -> bool {
+        true
+    }
 }

@@ -11,6 +11,7 @@ mod decrypt;
 mod disk_cache;
 mod local;
 mod path;
+mod primed;
 #[cfg(feature = "s3")]
 mod remote;
 #[cfg(feature = "s3")]
@@ -33,6 +34,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::buffers::Buffer;
 use crate::error::{ErrorKind, Result};
 
 /// An opaque mark of an object's content: equal marks mean that nothing has been written since.
@@ -84,6 +86,22 @@ pub trait StoredFile: Send + Sync {
     /// Fills `buf` from `offset`. A range past the end is `Corrupt`: the caller took the range
     /// from a structure that promised those bytes.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The `len` bytes from `offset`, where a copy into the caller's buffer would be one too many.
+    ///
+    /// # Errors
+    /// As [`StoredFile::read_exact_at`].
+    fn read_bytes_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let mut buf = Buffer::new(len);
+        self.read_exact_at(&mut buf, offset)?;
+        Ok(buf.into_bytes())
+    }
+
+    /// Whether all that is read is of the one state in which the file was opened: once it is replaced,
+    /// reads fail with `Changed`. So it is with objects; files of a file system can be written to.
+    fn is_pinned(&self) -> bool {
+        false
+    }
 
     /// Tells that this range will be read soon. Storage that gains by it begins to fetch it; nobody
     /// waits for that.
@@ -175,6 +193,32 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Opens a file for ranged reads.
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>>;
+
+    /// [`Store::open`] of a file whose state a listing has told: storage whose files are pinned may
+    /// take that as the state to open, and ask nothing. Reads fail with `Changed` when it is not.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let _ = listed;
+        self.open(path)
+    }
+
+    /// [`StoredFile::read_bytes_at`] of a pinned file that this store has opened at `path`. A store
+    /// may keep the bytes, as those of this path, state and range, and answer from what it has kept.
+    ///
+    /// # Errors
+    /// As [`StoredFile::read_exact_at`].
+    fn read_range(
+        &self,
+        path: &StorePath,
+        file: &dyn StoredFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes> {
+        let _ = path;
+        file.read_bytes_at(offset, len)
+    }
 
     /// How to plan reads.
     fn traits(&self) -> StoreTraits;

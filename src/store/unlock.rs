@@ -11,10 +11,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::decrypt::DecryptStore;
+use super::primed::PrimedStore;
 use super::{EntryKind, Meta, Store, StorePath, read_kept_as};
 use crate::codec::aead::{Algorithm, Cipher, Key};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Where restore points are.
+const VM_BACKUPS: &str = "xo-vm-backups";
 /// More than either file ever needs (they hold tens of bytes).
 const MAX_DESCRIPTION_LEN: u64 = 64 << 10;
 /// Bound on a metadata file read to prove the key where `metadata.json` is missing.
@@ -34,9 +37,20 @@ struct EncryptionJson {
 /// `WrongKey` when a key is needed and missing or not the right one; `Corrupt` or `Unsupported`
 /// when `encryption.json` cannot be made sense of; whatever kept the files from being read.
 pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn Store>> {
-    let root = Root::of(&*store)?;
-    let Some(algorithm) = read_description(&*store, &root)? else {
-        return without_description(store, &root, key);
+    if !store.traits().remote {
+        return open_with(store, &Root(None), key);
+    }
+    let primed = Arc::new(PrimedStore::new(store));
+    let root = Root::of(&primed)?;
+    if key.is_some() {
+        root.read_both(&primed)?;
+    }
+    open_with(primed, &root, key)
+}
+
+fn open_with(store: Arc<dyn Store>, root: &Root, key: Option<Key>) -> Result<Arc<dyn Store>> {
+    let Some(algorithm) = read_description(&*store, root)? else {
+        return without_description(store, root, key);
     };
     if algorithm == Algorithm::None {
         if key.is_some() {
@@ -56,7 +70,7 @@ pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn
         )));
     };
     let opened = wrap(&store, algorithm, &key)?;
-    if opens_metadata(&opened, &root)? == Proof::Failed {
+    if opens_metadata(&opened, root)? == Proof::Failed {
         return Err(wrong_key(algorithm));
     }
     if algorithm == Algorithm::Aes256Cbc {
@@ -74,12 +88,11 @@ pub fn open_encrypted(store: Arc<dyn Store>, key: Option<Key>) -> Result<Arc<dyn
 struct Root(Option<HashMap<String, Option<Meta>>>);
 
 impl Root {
-    fn of(store: &dyn Store) -> Result<Self> {
-        if !store.traits().remote {
-            return Ok(Root(None));
-        }
-        // The first that is asked of a server: what is wrong with the whole shows here.
-        let entries = store.list(&StorePath::root()).map_err(|e| {
+    fn of(store: &PrimedStore) -> Result<Self> {
+        // The first that is asked of a server: what is wrong with the whole shows here. The VMs are what
+        // is wanted next.
+        let vms = StorePath::new(VM_BACKUPS)?;
+        let entries = store.list_both(&StorePath::root(), &vms).map_err(|e| {
             let e = match e.kind() {
                 ErrorKind::NotFound => Error::new(
                     ErrorKind::NotFound,
@@ -91,6 +104,23 @@ impl Root {
         })?;
         let files = entries.into_iter().filter(|e| e.kind == EntryKind::File);
         Ok(Root(Some(files.map(|e| (e.name, e.meta)).collect())))
+    }
+
+    /// Has both descriptions read at once, where both are needed.
+    fn read_both(&self, store: &PrimedStore) -> Result<()> {
+        let paths = [
+            StorePath::new("encryption.json")?,
+            StorePath::new("metadata.json")?,
+        ];
+        let listed = paths
+            .iter()
+            .map(|path| Ok((path, self.listed(path)?)))
+            .collect::<Result<Vec<_>>>();
+        // One that is not there is somebody else's to tell of.
+        if let Ok(files) = listed {
+            store.read_all(&files, MAX_DESCRIPTION_LEN);
+        }
+        Ok(())
     }
 
     /// The state of a file as stored, where the listing tells it.
@@ -228,7 +258,7 @@ fn opens_metadata(opened: &DecryptStore, root: &Root) -> Result<Proof> {
 
 /// A few sealed JSON files: metadata of restore points, whichever VM they belong to.
 fn probe_candidates(opened: &DecryptStore) -> Result<Vec<StorePath>> {
-    let root = StorePath::new("xo-vm-backups")?;
+    let root = StorePath::new(VM_BACKUPS)?;
     let vms = match opened.list(&root) {
         Ok(vms) => vms,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::ViewContext;
 use super::nodes::{Xattrs, is_ours, point_identity};
@@ -17,6 +17,10 @@ use crate::tree::{Attr, Base, File, Identity, OpenFile};
 
 /// Errors logged per open file: a copy tool that goes on after errors meets thousands.
 const LOGGED_ERRORS: usize = 8;
+
+/// On remote storage, a look at the restore point as old as this is as good as one now: the kernel
+/// keeps names for as long.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// A disk of a restore point.
 pub(super) struct DiskFile {
@@ -137,13 +141,23 @@ impl Base for DiskFile {
 impl File for DiskFile {
     fn open(&self) -> Result<Arc<dyn OpenFile>> {
         // The kernel may hold this node for a while: what it promised must still be vouched for.
-        let json = self.context.catalogue.store().head(&self.point.json_path)?;
+        let store = self.context.catalogue.store();
+        let disk = self.disk();
+        let seen = match &disk {
+            Ok(disk) if store.traits().remote => disk.look(FRESH)?,
+            Ok(disk) => disk.look(Duration::ZERO)?,
+            Err(_) => None,
+        };
+        let json = match seen {
+            Some(json) => json,
+            None => store.head(&self.point.json_path)?,
+        };
         if json.version != self.json.version {
             let e = Error::new(ErrorKind::Changed, "the restore point was written anew");
             return Err(e.with_object(&self.point.json_path));
         }
         let name = format!("{} of {}", self.record().name, self.point.json_path);
-        open_disk(self.disk(), name)
+        open_disk(disk, name)
     }
 }
 

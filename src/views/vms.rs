@@ -122,7 +122,8 @@ impl Directory for VmDir {
         let Some(name) = name.to_str() else {
             return Ok(None);
         };
-        let listing = self.vm.vm.listing()?;
+        let point = (name != LATEST).then_some(name);
+        let listing = self.vm.vm.listing_towards(point)?;
         if name == LATEST {
             return Ok(listing
                 .newest()

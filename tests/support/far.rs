@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
-use brfs::error::Result;
+use brfs::error::{Error, ErrorKind, Result};
 use brfs::image::{Disk, DiskGuard};
 use brfs::io::ReadAt;
 use brfs::store::{
@@ -21,12 +21,15 @@ use super::sparse::Fill;
 use super::vhd_dir::Filter;
 
 /// A local store that behaves like an object store far away, and keeps account of what depends on
-/// what: a request's depth is one more than that of the deepest that had ended when it began.
+/// what: requests are answered in waves, each when for the length of the delay no other has come. So
+/// those that do not wait for each other are one round trip, however slow the machine is at sending
+/// them.
 #[derive(Debug)]
 pub struct FarStore {
+    this: Weak<FarStore>,
     inner: LocalStore,
     delay: Duration,
-    ended_depth: Mutex<usize>,
+    waves: Mutex<Waves>,
     pub requests: AtomicU64,
     now: AtomicUsize,
     pub most: AtomicUsize,
@@ -34,19 +37,44 @@ pub struct FarStore {
     asked: Mutex<Vec<String>>,
 }
 
+#[derive(Debug)]
+struct Waves {
+    /// Waves answered so far: a request belongs to the next one.
+    answered: usize,
+    last_came: Instant,
+}
+
 impl FarStore {
     fn request<T>(&self, kind: &str, path: &StorePath, work: impl FnOnce() -> T) -> T {
         self.asked.lock().unwrap().push(format!("{kind} {path}"));
-        let depth = *self.ended_depth.lock().unwrap() + 1;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
-        std::thread::sleep(self.delay);
+        self.await_answer();
         let done = work();
         self.now.fetch_sub(1, Ordering::Relaxed);
-        let mut ended = self.ended_depth.lock().unwrap();
-        *ended = (*ended).max(depth);
         done
+    }
+
+    fn await_answer(&self) {
+        let mine = {
+            let mut waves = self.waves.lock().unwrap();
+            waves.last_came = Instant::now();
+            waves.answered + 1
+        };
+        loop {
+            let mut waves = self.waves.lock().unwrap();
+            if waves.answered >= mine {
+                return;
+            }
+            let quiet = waves.last_came.elapsed();
+            if quiet >= self.delay {
+                waves.answered = mine;
+                return;
+            }
+            drop(waves);
+            std::thread::sleep(self.delay - quiet);
+        }
     }
 
     /// How many requests there were of this kind for paths that hold this text.
@@ -56,8 +84,9 @@ impl FarStore {
         asked.iter().filter(is).count()
     }
 
+    /// How many round trips there were, one after the other.
     pub fn depth(&self) -> usize {
-        *self.ended_depth.lock().unwrap()
+        self.waves.lock().unwrap().answered
     }
 }
 
@@ -79,7 +108,18 @@ impl Store for FarStore {
         self.request("read", path, || self.inner.read(path, max_len))
     }
     fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.request("open", path, || self.inner.open(path))
+        let meta = self.request("open", path, || self.inner.head(path))?;
+        self.open_as(path, Some(&meta))
+    }
+    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let Some(meta) = listed else {
+            return self.open(path);
+        };
+        Ok(Arc::new(FarFile {
+            store: self.this.upgrade().unwrap(),
+            path: path.clone(),
+            meta: *meta,
+        }))
     }
     fn traits(&self) -> StoreTraits {
         StoreTraits {
@@ -93,12 +133,44 @@ impl Store for FarStore {
     }
 }
 
+/// An object in one state.
+struct FarFile {
+    store: Arc<FarStore>,
+    path: StorePath,
+    meta: Meta,
+}
+
+impl StoredFile for FarFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+    fn head(&self) -> Result<Meta> {
+        self.store.head(&self.path)
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.store.request("range", &self.path, || {
+            let file = self.store.inner.open(&self.path)?;
+            match file.opened_meta().version == self.meta.version {
+                true => file.read_exact_at(buf, offset),
+                false => Err(Error::new(ErrorKind::Changed, "replaced").with_object(&self.path)),
+            }
+        })
+    }
+    fn is_pinned(&self) -> bool {
+        true
+    }
+}
+
 /// `root`, with this delay for each request.
 pub fn far(root: &Path, delay_ms: u64) -> Arc<FarStore> {
-    Arc::new(FarStore {
+    Arc::new_cyclic(|this| FarStore {
+        this: this.clone(),
         inner: LocalStore::open(root).unwrap(),
         delay: Duration::from_millis(delay_ms),
-        ended_depth: Mutex::new(0),
+        waves: Mutex::new(Waves {
+            answered: 0,
+            last_came: Instant::now(),
+        }),
         requests: AtomicU64::new(0),
         now: AtomicUsize::new(0),
         most: AtomicUsize::new(0),

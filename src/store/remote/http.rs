@@ -25,6 +25,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::connect::InTime;
 use super::hop::{Hop, Route};
 
 /// How long one address of a server may take to accept a connection.
@@ -51,7 +52,7 @@ tokio::task_local! {
     pub(crate) static IDLE_TIMEOUT: Duration;
 }
 
-type Pool = Client<HttpsConnector<Hop>, SdkBody>;
+type Pool = Client<InTime<HttpsConnector<Hop>>, SdkBody>;
 
 /// Hands requests of the SDK to hyper. Clones share the pool.
 #[derive(Clone)]
@@ -70,7 +71,7 @@ impl Http {
     }
 
     pub(super) fn over(route: Route, tls: rustls::ClientConfig, idle: Duration) -> Self {
-        let pool = Mutex::new((new_pool(&route, &tls), None));
+        let pool = Mutex::new((new_pool(&route, &tls, idle), None));
         Http(Arc::new(Inner {
             tls,
             route,
@@ -85,7 +86,8 @@ impl Http {
     pub(crate) fn renew(&self) {
         let mut pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.1.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
-            *pool = (new_pool(&self.0.route, &self.0.tls), Some(Instant::now()));
+            let (route, tls) = (&self.0.route, &self.0.tls);
+            *pool = (new_pool(route, tls, self.0.idle), Some(Instant::now()));
         }
     }
 
@@ -95,7 +97,7 @@ impl Http {
     }
 }
 
-fn new_pool(route: &Route, tls: &rustls::ClientConfig) -> Pool {
+fn new_pool(route: &Route, tls: &rustls::ClientConfig, idle: Duration) -> Pool {
     let hop = route.hop(|tcp| {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -111,7 +113,7 @@ fn new_pool(route: &Route, tls: &rustls::ClientConfig) -> Pool {
         .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())
         .http1_max_buf_size(READ_BYTES)
-        .build(connector)
+        .build(InTime::new(connector, idle))
 }
 
 impl fmt::Debug for Http {

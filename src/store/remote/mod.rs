@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a protocol: `s3` and `azure` make the requests and read the answers.
 
+mod connect;
 pub(crate) mod fault;
 mod hop;
 pub(crate) mod http;

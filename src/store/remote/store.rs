@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::check_range;
 use crate::store::{Entry, Meta, StorePath, StoreTraits, StoredFile};
@@ -128,6 +129,23 @@ impl<C: Objects> Remote<C> {
         }))
     }
 
+    /// Opens the object in the state that a listing has told, without asking for it.
+    pub(crate) fn open_as(
+        &self,
+        path: &StorePath,
+        listed: Option<&Meta>,
+    ) -> Result<Arc<dyn StoredFile>> {
+        let Some(&meta) = listed else {
+            return self.open(path);
+        };
+        self.0.key(path).map_err(|e| e.with_object(path))?;
+        Ok(Arc::new(RemoteFile {
+            meta,
+            shared: self.0.clone(),
+            path: path.clone(),
+        }))
+    }
+
     pub(crate) fn traits(&self) -> StoreTraits {
         StoreTraits {
             cheap_ranges: false,
@@ -155,26 +173,46 @@ impl<C: Objects> StoredFile for RemoteFile<C> {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(offset, buf.len() as u64, self.meta.len_bytes).map_err(|_| {
-            Error::corrupt(format!(
-                "object ends within the {} bytes expected here",
-                buf.len()
-            ))
-            .with_object(&self.path)
-            .at(offset)
-        })?;
-        let key = self.shared.key(&self.path)?;
+        self.check(offset, buf.len())?;
         let mut at = offset;
         for piece in buf.chunks_mut(MAX_RANGE as usize) {
-            let len = piece.len() as u64;
-            let ranged = self.shared.objects.get_range(&key, at, len, self.meta);
-            let data = self
-                .shared
-                .wait(ranged)
-                .map_err(|e| e.with_object(&self.path).at(at))?;
-            piece.copy_from_slice(&data);
-            at += len;
+            piece.copy_from_slice(&self.range(at, piece.len() as u64)?);
+            at += piece.len() as u64;
         }
         Ok(())
+    }
+
+    fn read_bytes_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        if len > 0 && len as u64 <= MAX_RANGE {
+            self.check(offset, len)?;
+            return self.range(offset, len as u64);
+        }
+        let mut buf = Buffer::new(len);
+        self.read_exact_at(&mut buf, offset)?;
+        Ok(buf.into_bytes())
+    }
+
+    fn is_pinned(&self) -> bool {
+        true
+    }
+}
+
+impl<C: Objects> RemoteFile<C> {
+    /// Refuses a range that leaves the object.
+    fn check(&self, offset: u64, len: usize) -> Result<()> {
+        check_range(offset, len as u64, self.meta.len_bytes).map_err(|_| {
+            Error::corrupt(format!("object ends within the {len} bytes expected here"))
+                .with_object(&self.path)
+                .at(offset)
+        })
+    }
+
+    /// A range by one request, which is answered of the opened state or not at all.
+    fn range(&self, at: u64, len: u64) -> Result<Bytes> {
+        let key = self.shared.key(&self.path)?;
+        let ranged = self.shared.objects.get_range(&key, at, len, self.meta);
+        self.shared
+            .wait(ranged)
+            .map_err(|e| e.with_object(&self.path).at(at))
     }
 }

@@ -145,6 +145,10 @@ impl Store for S3Store {
         self.0.open(path)
     }
 
+    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        self.0.open_as(path, listed)
+    }
+
     fn traits(&self) -> StoreTraits {
         self.0.traits()
     }
