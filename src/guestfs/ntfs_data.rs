@@ -58,10 +58,11 @@ impl Stream {
         }
     }
 
-    /// Allocated bytes.
+    /// Allocated bytes. What is in a record counts as long as it is, as with ntfs-3g: `tar -S` takes a file
+    /// without blocks for one hole.
     pub fn allocated_bytes(&self) -> u64 {
         match self {
-            Stream::Resident(_) => 0,
+            Stream::Resident(bytes) => bytes.len() as u64,
             Stream::Clusters(clusters) => clusters.allocated_bytes,
         }
     }
