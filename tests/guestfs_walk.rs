@@ -135,6 +135,22 @@ fn ntfs_with_compressed_files_and_streams() {
 }
 
 #[test]
+fn ntfs_with_files_compressed_by_the_system() {
+    compare_golden("ntfs-wof");
+    // What they occupy is what is stored of them.
+    let root = disk(golden("ntfs-wof"));
+    for (kind, at_most) in [("xpress4k", 3 << 20), ("lzx", 2 << 20)] {
+        let Some(brfs::tree::Node::Dir(dir)) = root.lookup(kind.as_ref()).unwrap() else {
+            panic!("a directory");
+        };
+        let large = dir.lookup("large".as_ref()).unwrap().unwrap();
+        let attr = large.base().attr().unwrap();
+        assert_eq!(attr.size_bytes, 70 * (64 << 10) + 10);
+        assert!((200 << 10..at_most).contains(&attr.allocated_bytes));
+    }
+}
+
+#[test]
 fn ntfs_with_clusters_larger_than_index_blocks() {
     compare_golden("ntfs-64k");
 }

@@ -33,6 +33,7 @@ mod run_file;
 mod squashfs;
 mod utf16;
 mod window;
+pub mod wof;
 mod xfs;
 mod xfs_dir;
 

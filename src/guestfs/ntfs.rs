@@ -22,6 +22,8 @@ use super::ntfs_dir::Index;
 use super::ntfs_volume::{Io, Volume};
 use super::recent::Recent;
 use super::utf16;
+use super::window::WindowFile;
+use super::wof;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -116,6 +118,22 @@ impl NtfsFs {
     fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
         ntfs_data::locate(&self.volume, number, record, name)
     }
+
+    /// The content of a file that has this reparse point of WOF.
+    fn system_compressed(
+        &self,
+        number: u64,
+        record: &[u8],
+        reparse: &[u8],
+    ) -> Result<Arc<dyn ReadAt>> {
+        let algorithm = wof::Algorithm::of_reparse_point(reparse)?;
+        let missing = || Error::corrupt("ntfs: a file compressed by the system lacks a stream");
+        let stream = |name| self.stream(number, record, name)?.ok_or_else(missing);
+        let len_bytes = stream("")?.len_bytes();
+        let packed = stream(wof::STREAM)?.into_content(&self.volume)?;
+        let chunks = wof::Chunks::new(packed, algorithm, len_bytes)?;
+        Ok(Arc::new(WindowFile::new(chunks, len_bytes)?))
+    }
 }
 
 /// What `$STANDARD_INFORMATION` says, times in 100 ns since 1601.
@@ -201,7 +219,9 @@ impl GuestFs for NtfsFs {
             _ => NodeKind::Dir,
         };
         let (mut size_bytes, mut allocated_bytes) = (0, 0);
-        if let Some((tag, value)) = self.reparse(number, &record)?
+        let reparse = self.reparse(number, &record)?;
+        let tag = reparse.as_ref().map(|(tag, _)| *tag);
+        if let Some((tag, value)) = reparse
             && let Some(target) = link_target(tag, &value)?
         {
             kind = NodeKind::Symlink;
@@ -211,6 +231,12 @@ impl GuestFs for NtfsFs {
         {
             size_bytes = stream.len_bytes();
             allocated_bytes = stream.allocated_bytes();
+            // The stream itself is a hole.
+            if tag == Some(TAG_WOF)
+                && let Some(packed) = self.stream(number, &record, wof::STREAM)?
+            {
+                allocated_bytes = packed.allocated_bytes();
+            }
         }
         // A record counts the 8.3 alias of a name as a link of its own.
         let aliases = attr_io::iter_attributes(&record)
@@ -283,7 +309,7 @@ impl GuestFs for NtfsFs {
             let Some(stream) = self.stream(number, &record, &name)? else {
                 continue;
             };
-            if stream.len_bytes() > MAX_XATTR_BYTES || name == "WofCompressedData" {
+            if stream.len_bytes() > MAX_XATTR_BYTES || name == wof::STREAM {
                 continue;
             }
             let content = stream.into_content(&self.volume)?;
@@ -308,7 +334,7 @@ impl GuestFs for NtfsFs {
         };
         match self.reparse(number, &record)? {
             Some((TAG_DEDUP, _)) => return refuse("a deduplicated file"),
-            Some((TAG_WOF, _)) => return refuse("a file compressed by the system (WOF)"),
+            Some((TAG_WOF, value)) => return self.system_compressed(number, &record, &value),
             Some((TAG_HSM | TAG_HSM2, _)) => return refuse("a file moved to other storage"),
             Some(_) if attributes & (ATTRIBUTE_OFFLINE | ATTRIBUTE_RECALL) != 0 => {
                 return refuse("a file whose content is kept elsewhere");
