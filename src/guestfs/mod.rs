@@ -26,6 +26,7 @@ pub mod node;
 mod ntfs;
 mod ntfs_data;
 mod ntfs_dir;
+mod ntfs_reparse;
 mod ntfs_volume;
 pub mod pool;
 mod recent;

@@ -67,6 +67,20 @@ impl Stream {
         }
     }
 
+    /// Whether a part of it is stored nowhere. Of a compressed stream only whether all of it is not.
+    pub fn has_holes(&self) -> bool {
+        match self {
+            Stream::Resident(_) => false,
+            Stream::Clusters(clusters) => {
+                let mut runs = clusters.runs.iter();
+                match clusters.flags & FLAG_COMPRESSED {
+                    0 => runs.any(|run| run.lcn.is_none()),
+                    _ => clusters.len_bytes > 0 && runs.all(|run| run.lcn.is_none()),
+                }
+            }
+        }
+    }
+
     /// The content.
     ///
     /// # Errors
@@ -92,7 +106,7 @@ impl Stream {
         if clusters.flags & FLAG_ENCRYPTED != 0 {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "an encrypted file cannot be read without the guest's key",
+                "a file that Windows encrypted (EFS) cannot be read without the key of its user",
             ));
         }
         let len = clusters.len_bytes;
