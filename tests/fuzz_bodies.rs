@@ -231,6 +231,22 @@ fn chunks_of_system_compression() {
     drive("wof_chunk");
 }
 
+/// For cargo-fuzz, which finds more when it begins with what is sound: see `fuzz/README.md`.
+#[test]
+#[ignore = "writes the seeds to BRFS_FUZZ_CORPUS"]
+fn seeds_for_cargo_fuzz() {
+    let Some(corpus) = std::env::var_os("BRFS_FUZZ_CORPUS") else {
+        panic!("set BRFS_FUZZ_CORPUS to a directory");
+    };
+    for (name, _) in BODIES {
+        let dir = Path::new(&corpus).join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (seed, number) in seeds(name).iter().zip(0..) {
+            std::fs::write(dir.join(format!("seed-{number}")), seed).unwrap();
+        }
+    }
+}
+
 /// Every body is driven above, and every target is declared.
 #[test]
 fn no_target_is_forgotten() {
