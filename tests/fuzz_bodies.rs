@@ -106,6 +106,17 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
                 joined(&[&members[0], &members[1]])
             })
             .to_vec(),
+        "wof_chunk" => {
+            let file = guest_support::golden_bytes("ntfs-wof.chunks");
+            let mut rest = &file[..];
+            let mut chunks = Vec::new();
+            while let Some((len, behind)) = rest.split_first_chunk() {
+                let (chunk, behind) = behind.split_at(u32::from_le_bytes(*len) as usize);
+                chunks.push(chunk.to_vec());
+                rest = behind;
+            }
+            chunks
+        }
         other => panic!("{other} has no seeds"),
     }
 }
@@ -213,6 +224,27 @@ fn lvm_metadata() {
 #[test]
 fn md_superblocks() {
     drive("md");
+}
+
+#[test]
+fn chunks_of_system_compression() {
+    drive("wof_chunk");
+}
+
+/// For cargo-fuzz, which finds more when it begins with what is sound: see `fuzz/README.md`.
+#[test]
+#[ignore = "writes the seeds to BRFS_FUZZ_CORPUS"]
+fn seeds_for_cargo_fuzz() {
+    let Some(corpus) = std::env::var_os("BRFS_FUZZ_CORPUS") else {
+        panic!("set BRFS_FUZZ_CORPUS to a directory");
+    };
+    for (name, _) in BODIES {
+        let dir = Path::new(&corpus).join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (seed, number) in seeds(name).iter().zip(0..) {
+            std::fs::write(dir.join(format!("seed-{number}")), seed).unwrap();
+        }
+    }
 }
 
 /// Every body is driven above, and every target is declared.

@@ -102,6 +102,11 @@ fn damaged_ntfs() {
 }
 
 #[test]
+fn damaged_ntfs_with_files_compressed_by_the_system() {
+    mutate_disk("ntfs-wof");
+}
+
+#[test]
 fn damaged_fat() {
     mutate_disk("fat32");
 }

@@ -10,8 +10,9 @@ mod guest_support;
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use brfs::error::ErrorKind;
 use brfs::guestfs::disk::{OpenDisk, lvm_root};
 use brfs::guestfs::open;
 use brfs::io::ReadAt;
@@ -132,6 +133,70 @@ fn btrfs_compressed() {
 #[test]
 fn ntfs_with_compressed_files_and_streams() {
     compare_golden("ntfs");
+}
+
+#[test]
+fn ntfs_with_files_compressed_by_the_system() {
+    compare_golden("ntfs-wof");
+    // What they occupy is what is stored of them.
+    let root = disk(golden("ntfs-wof"));
+    for (kind, at_most) in [("xpress4k", 3 << 20), ("lzx", 2 << 20)] {
+        let Some(brfs::tree::Node::Dir(dir)) = root.lookup(kind.as_ref()).unwrap() else {
+            panic!("a directory");
+        };
+        let large = dir.lookup("large".as_ref()).unwrap().unwrap();
+        let attr = large.base().attr().unwrap();
+        assert_eq!(attr.size_bytes, 70 * (64 << 10) + 10);
+        assert!((200 << 10..at_most).contains(&attr.allocated_bytes));
+    }
+}
+
+/// What is written to the log on this thread meanwhile.
+fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(buf);
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    tracing::subscriber::with_default(subscriber.finish(), work);
+    let text = log.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn ntfs_with_files_whose_content_is_elsewhere() {
+    let log = logged(|| compare_golden("ntfs-elsewhere"));
+    // Said of the volume; of a file, what those get who open it.
+    assert_eq!(log.matches("hibernated").count(), 1, "{log}");
+    assert_eq!(log.matches("\"long\"").count(), 1, "{log}");
+    let root = disk(golden("ntfs-elsewhere"));
+    for (name, says) in [
+        ("deduplicated", "chunk store"),
+        ("hsm", "HSM"),
+        ("online-only", "OneDrive"),
+        ("container", "0x90001018"),
+        ("wimboot", "WIMBoot"),
+        ("unknown-compression", "algorithm 9"),
+        ("encrypted", "EFS"),
+    ] {
+        let Some(brfs::tree::Node::File(file)) = root.lookup(name.as_ref()).unwrap() else {
+            panic!("{name} is a file");
+        };
+        let error = file.open().err().expect(name);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}");
+        assert!(error.to_string().contains(says), "{name}: {error}");
+    }
+    let log = logged(|| compare_golden("ntfs"));
+    assert!(!log.contains("hibernated"), "{log}");
 }
 
 #[test]

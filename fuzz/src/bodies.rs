@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use brfs::guestfs::wof::Algorithm;
 use brfs::image::merge_state::{MergeState, merge_state_file_name, parent_of_merge_state};
 use brfs::image::{DiskContext, vhd};
 use brfs::io::{Extent, ReadAt};
@@ -29,6 +30,7 @@ pub const BODIES: &[Body] = &[
     ("lvm_text", lvm_text),
     ("lvm_volume", lvm_volume),
     ("md", md),
+    ("wof_chunk", wof_chunk),
 ];
 
 /// What tells apart the pieces of inputs that have several.
@@ -294,6 +296,28 @@ fn fix_md(disk: &mut [u8]) {
         .sum();
     let sum = (sum as u32).wrapping_add((sum >> 32) as u32);
     block[216..220].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// A chunk of a file that Windows compressed: the number of the algorithm, the length of what was packed less
+/// one (16 bits), and the chunk.
+pub fn wof_chunk(data: &[u8]) {
+    let [number, low, high, packed @ ..] = data else {
+        return;
+    };
+    let mut reparse_point = vec![0; 24];
+    for (at, value) in [(8, 1), (12, 2), (16, 1), (20, *number)] {
+        reparse_point[at] = value;
+    }
+    let Ok(algorithm) = Algorithm::of_reparse_point(&reparse_point) else {
+        return;
+    };
+    let len = 1 + u64::from(u16::from_le_bytes([*low, *high])) % algorithm.chunk_bytes();
+    let [zeros, ones] = [0, 0xFF].map(|byte| {
+        let mut out = vec![byte; len as usize];
+        algorithm.unpack(packed, &mut out).map(|()| out)
+    });
+    // What is given was all unpacked: nothing is left of what was there before.
+    assert_eq!(zeros.ok(), ones.ok());
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

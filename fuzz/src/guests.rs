@@ -62,6 +62,10 @@ pub fn interesting_blocks(image: &dyn ReadAt) -> Vec<u64> {
         image
             .read_exact_at(&mut block, number * BLOCK_BYTES)
             .unwrap();
+        // Most are, and this is the quickest way to tell.
+        if block == [0; BLOCK_BYTES as usize] {
+            continue;
+        }
         let zeros = block.iter().filter(|&&b| b == 0).count();
         if (400..4096).contains(&zeros) {
             found.push(number);

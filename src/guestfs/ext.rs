@@ -247,10 +247,15 @@ impl GuestFs for ExtFs {
             },
             _ => 0,
         };
+        // As in Linux: `tar -S` takes a file without blocks for one hole.
+        let inline = match kind == NodeKind::File && inode.has_inline_data() {
+            true => inode.size,
+            false => 0,
+        };
         Ok(GuestAttr {
             kind,
             size_bytes: inode.size,
-            allocated_bytes: inode.blocks.saturating_mul(unit),
+            allocated_bytes: inode.blocks.saturating_mul(unit).saturating_add(inline),
             permissions: inode.mode & 0o7777,
             links: u32::from(inode.links_count),
             uid: inode.uid,

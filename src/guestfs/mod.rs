@@ -26,6 +26,7 @@ pub mod node;
 mod ntfs;
 mod ntfs_data;
 mod ntfs_dir;
+mod ntfs_reparse;
 mod ntfs_volume;
 pub mod pool;
 mod recent;
@@ -33,6 +34,7 @@ mod run_file;
 mod squashfs;
 mod utf16;
 mod window;
+pub mod wof;
 mod xfs;
 mod xfs_dir;
 

@@ -1,14 +1,16 @@
 //! NTFS, on `rust-fs-ntfs`.
 //!
 //! The crate reads the boot sector and parses file records. Done here: the file records themselves
-//! (`ntfs_volume`), directories (`ntfs_dir`), the contents of streams (`ntfs_data`), reparse points. An
-//! inode number is a file reference: the record with the sequence number it must still have above it.
+//! (`ntfs_volume`), directories (`ntfs_dir`), the contents of streams (`ntfs_data`), reparse points
+//! (`ntfs_reparse`, `wof`). An inode number is a file reference: the record with the sequence number it must
+//! still have above it.
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use fs_ntfs::attr_io::{self, AttrType};
@@ -17,11 +19,15 @@ use fs_ntfs::read;
 use fs_ntfs::upcase::UpcaseTable;
 
 use super::device::Device;
+use super::guard::{Budget, Outcome, guarded};
 use super::ntfs_data::{self, Stream};
 use super::ntfs_dir::Index;
+use super::ntfs_reparse::{TAG_WOF, check_is_here, link_target};
 use super::ntfs_volume::{Io, Volume};
 use super::recent::Recent;
 use super::utf16;
+use super::window::WindowFile;
+use super::wof;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -33,17 +39,6 @@ const MAX_XATTR_BYTES: u64 = 64 << 10;
 const MAX_REPARSE_BYTES: u64 = 16 << 10;
 
 const ATTRIBUTE_READ_ONLY: u32 = 0x1;
-const ATTRIBUTE_OFFLINE: u32 = 0x1000;
-const ATTRIBUTE_RECALL: u32 = 0x40_0000;
-
-const TAG_MOUNT_POINT: u32 = 0xA000_0003;
-const TAG_SYMLINK: u32 = 0xA000_000C;
-const TAG_LX_SYMLINK: u32 = 0xA000_001D;
-const TAG_DEDUP: u32 = 0x8000_0013;
-const TAG_WOF: u32 = 0x8000_0017;
-const TAG_HSM: u32 = 0xC000_0004;
-const TAG_HSM2: u32 = 0x8000_0006;
-
 /// Directories whose indexes are kept, and what these take together.
 const KEPT_INDEXES: usize = 64;
 const KEPT_INDEX_BYTES: usize = 4 << 20;
@@ -60,6 +55,7 @@ pub struct NtfsFs {
     upcase: OnceLock<UpcaseTable>,
     /// Indexes of the directories that were used last.
     indexes: Recent<Index>,
+    said_too_long: AtomicBool,
 }
 
 impl NtfsFs {
@@ -70,11 +66,20 @@ impl NtfsFs {
         if info.flags & read::VOLUME_IS_DIRTY != 0 {
             tracing::warn!("ntfs: the volume is marked dirty; it is shown without its journal");
         }
-        Ok(Arc::new(NtfsFs {
+        let fs = NtfsFs {
             volume: Volume::open(device)?,
             upcase: OnceLock::new(),
             indexes: Recent::new(KEPT_INDEXES, KEPT_INDEX_BYTES),
-        }))
+            said_too_long: AtomicBool::new(false),
+        };
+        // Guarded by itself: damage that only this meets must not keep the volume from being opened.
+        if let Outcome::Done(Ok(true)) = guarded(Budget::CALL, || fs.is_hibernated()) {
+            tracing::warn!(
+                "ntfs: Windows was hibernated or shut down with Fast Startup; what it had not written to the volume \
+                 by then is not shown"
+            );
+        }
+        Ok(Arc::new(fs))
     }
 
     fn upcase(&self) -> Result<&UpcaseTable> {
@@ -113,8 +118,53 @@ impl NtfsFs {
         Ok(Some((tag, value)))
     }
 
+    /// Whether the system that used the volume means to go on where it was.
+    fn is_hibernated(&self) -> Result<bool> {
+        let name: Vec<u16> = "hiberfil.sys".encode_utf16().collect();
+        let root = self.index(read::ROOT_RECORD_NUMBER)?;
+        let Some(found) = root.find(&name, self.upcase()?)? else {
+            return Ok(false);
+        };
+        let (number, record) = self.volume.record_in_use(found)?;
+        let stream = self.stream(number, &record, "")?;
+        let Some(stream) = stream.filter(|stream| stream.len_bytes() >= 4) else {
+            return Ok(false);
+        };
+        let mut head = [0; 4];
+        let content = stream.into_content(&self.volume)?;
+        content.read_exact_at(&mut head, 0)?;
+        // Other heads, and none, are left over from systems that went on.
+        Ok(head.eq_ignore_ascii_case(b"HIBR"))
+    }
+
+    /// Says once what attributes cannot hold; failing over it would take the file's other attributes along.
+    fn say_what_is_too_long(&self, number: u64, name: &str, len_bytes: u64) {
+        if !self.said_too_long.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "ntfs: the stream {name:?} of file record {number} has {len_bytes} bytes; streams of more than \
+                 64 KiB are not shown (said once for each volume)"
+            );
+        }
+    }
+
     fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
         ntfs_data::locate(&self.volume, number, record, name)
+    }
+
+    /// The content of a file that has this reparse point of WOF.
+    fn system_compressed(
+        &self,
+        number: u64,
+        record: &[u8],
+        reparse: &[u8],
+    ) -> Result<Arc<dyn ReadAt>> {
+        let algorithm = wof::Algorithm::of_reparse_point(reparse)?;
+        let missing = || Error::corrupt("ntfs: a file compressed by the system lacks a stream");
+        let stream = |name| self.stream(number, record, name)?.ok_or_else(missing);
+        let len_bytes = stream("")?.len_bytes();
+        let packed = stream(wof::STREAM)?.into_content(&self.volume)?;
+        let chunks = wof::Chunks::new(packed, algorithm, len_bytes)?;
+        Ok(Arc::new(WindowFile::new(chunks, len_bytes)?))
     }
 }
 
@@ -146,48 +196,6 @@ impl Standard {
     }
 }
 
-/// The target of a link, `None` for reparse points that are no links.
-fn link_target(tag: u32, value: &[u8]) -> Result<Option<OsString>> {
-    let bad = || Error::corrupt("a link's reparse point makes no sense");
-    let u16_at = |at: usize| -> Result<usize> {
-        let bytes = value.get(at..at + 2).ok_or_else(bad)?;
-        Ok(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
-    };
-    // Behind the tag and length: where the two names lie, flags (links only), then the names.
-    let (names_at, is_relative) = match tag {
-        TAG_MOUNT_POINT => (16, false),
-        TAG_SYMLINK => (20, u16_at(16)? & 1 != 0),
-        TAG_LX_SYMLINK => {
-            let target = value.get(12..).filter(|t| !t.is_empty()).ok_or_else(bad)?;
-            let target = String::from_utf8_lossy(target).into_owned();
-            return Ok(Some(target.into()));
-        }
-        _ => return Ok(None),
-    };
-    let name = |at: usize| -> Result<String> {
-        let start = names_at + u16_at(at)?;
-        let bytes = value.get(start..start + u16_at(at + 2)?).ok_or_else(bad)?;
-        let units = bytes
-            .chunks_exact(2)
-            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-        Ok(char::decode_utf16(units)
-            .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
-            .collect())
-    };
-    let shown = match name(12)? {
-        print if !print.is_empty() => print,
-        _ => name(8)?.trim_start_matches("\\??\\").to_string(),
-    };
-    if shown.is_empty() {
-        return Err(bad());
-    }
-    // A relative target works here once its separators are ours; an absolute one names a drive.
-    Ok(Some(match is_relative {
-        true => shown.replace('\\', "/").into(),
-        false => shown.into(),
-    }))
-}
-
 impl GuestFs for NtfsFs {
     fn root(&self) -> GuestInode {
         read::ROOT_RECORD_NUMBER
@@ -201,7 +209,9 @@ impl GuestFs for NtfsFs {
             _ => NodeKind::Dir,
         };
         let (mut size_bytes, mut allocated_bytes) = (0, 0);
-        if let Some((tag, value)) = self.reparse(number, &record)?
+        let reparse = self.reparse(number, &record)?;
+        let tag = reparse.as_ref().map(|(tag, _)| *tag);
+        if let Some((tag, value)) = reparse
             && let Some(target) = link_target(tag, &value)?
         {
             kind = NodeKind::Symlink;
@@ -211,6 +221,12 @@ impl GuestFs for NtfsFs {
         {
             size_bytes = stream.len_bytes();
             allocated_bytes = stream.allocated_bytes();
+            // The stream itself is a hole.
+            if tag == Some(TAG_WOF)
+                && let Some(packed) = self.stream(number, &record, wof::STREAM)?
+            {
+                allocated_bytes = packed.allocated_bytes();
+            }
         }
         // A record counts the 8.3 alias of a name as a link of its own.
         let aliases = attr_io::iter_attributes(&record)
@@ -283,7 +299,11 @@ impl GuestFs for NtfsFs {
             let Some(stream) = self.stream(number, &record, &name)? else {
                 continue;
             };
-            if stream.len_bytes() > MAX_XATTR_BYTES || name == "WofCompressedData" {
+            if name == wof::STREAM {
+                continue;
+            }
+            if stream.len_bytes() > MAX_XATTR_BYTES {
+                self.say_what_is_too_long(number, &name, stream.len_bytes());
                 continue;
             }
             let content = stream.into_content(&self.volume)?;
@@ -300,22 +320,16 @@ impl GuestFs for NtfsFs {
         if mft_io::record_flags(&record) & IS_DIRECTORY != 0 {
             return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
         }
-        let refuse = |what: &str| {
-            Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{what} is not read"),
-            ))
-        };
-        match self.reparse(number, &record)? {
-            Some((TAG_DEDUP, _)) => return refuse("a deduplicated file"),
-            Some((TAG_WOF, _)) => return refuse("a file compressed by the system (WOF)"),
-            Some((TAG_HSM | TAG_HSM2, _)) => return refuse("a file moved to other storage"),
-            Some(_) if attributes & (ATTRIBUTE_OFFLINE | ATTRIBUTE_RECALL) != 0 => {
-                return refuse("a file whose content is kept elsewhere");
-            }
-            _ => {}
+        let reparse = self.reparse(number, &record)?;
+        if let Some((TAG_WOF, value)) = &reparse {
+            return self.system_compressed(number, &record, value);
         }
-        match self.stream(number, &record, "")? {
+        let stream = self.stream(number, &record, "")?;
+        if let Some((tag, _)) = reparse {
+            let has_holes = stream.as_ref().is_some_and(Stream::has_holes);
+            check_is_here(tag, attributes, has_holes)?;
+        }
+        match stream {
             Some(stream) => stream.into_content(&self.volume),
             // No content at all, which is allowed.
             None => Ok(Arc::new(Vec::new())),
@@ -331,33 +345,4 @@ fn windows_time(ticks: u64) -> std::time::SystemTime {
 /// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
 pub(super) fn from_ntfs(error: fs_ntfs::error::Error) -> Error {
     Error::corrupt(format!("ntfs: {}", error.message()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn symlink(flags: u32, print: &str) -> Vec<u8> {
-        let name: Vec<u8> = print.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let mut value = TAG_SYMLINK.to_le_bytes().to_vec();
-        value.extend([0; 4]);
-        value.extend([0; 4]);
-        value.extend(0u16.to_le_bytes());
-        value.extend((name.len() as u16).to_le_bytes());
-        value.extend(flags.to_le_bytes());
-        value.extend(name);
-        value
-    }
-
-    #[test]
-    fn link_targets_are_read_and_relative_ones_made_usable() {
-        let relative = link_target(TAG_SYMLINK, &symlink(1, r"..\a\b"));
-        assert_eq!(relative.unwrap(), Some("../a/b".into()));
-        let absolute = link_target(TAG_SYMLINK, &symlink(0, r"C:\Users"));
-        assert_eq!(absolute.unwrap(), Some(r"C:\Users".into()));
-        assert_eq!(link_target(TAG_WOF, &[0; 20]).unwrap(), None);
-        for len in 0..20 {
-            assert!(link_target(TAG_SYMLINK, &symlink(1, "abc")[..len]).is_err());
-        }
-    }
 }

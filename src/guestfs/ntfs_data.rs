@@ -58,11 +58,26 @@ impl Stream {
         }
     }
 
-    /// Allocated bytes.
+    /// Allocated bytes. What is in a record counts as long as it is, as with ntfs-3g: `tar -S` takes a file
+    /// without blocks for one hole.
     pub fn allocated_bytes(&self) -> u64 {
         match self {
-            Stream::Resident(_) => 0,
+            Stream::Resident(bytes) => bytes.len() as u64,
             Stream::Clusters(clusters) => clusters.allocated_bytes,
+        }
+    }
+
+    /// Whether a part of it is stored nowhere. Of a compressed stream only whether all of it is not.
+    pub fn has_holes(&self) -> bool {
+        match self {
+            Stream::Resident(_) => false,
+            Stream::Clusters(clusters) => {
+                let mut runs = clusters.runs.iter();
+                match clusters.flags & FLAG_COMPRESSED {
+                    0 => runs.any(|run| run.lcn.is_none()),
+                    _ => clusters.len_bytes > 0 && runs.all(|run| run.lcn.is_none()),
+                }
+            }
         }
     }
 
@@ -91,7 +106,7 @@ impl Stream {
         if clusters.flags & FLAG_ENCRYPTED != 0 {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "an encrypted file cannot be read without the guest's key",
+                "a file that Windows encrypted (EFS) cannot be read without the key of its user",
             ));
         }
         let len = clusters.len_bytes;

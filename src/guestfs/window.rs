@@ -1,11 +1,13 @@
 //! A guest file that its reader can only give in pieces, at a cost per call.
 //!
-//! Readers that unpack (compressed NTFS) do the work of a whole unit, and of finding it, for every call. A file is read here in windows of 1 MiB, and the last few are kept, so that
-//! a kernel reading 128 KiB at a time pays once per window.
+//! Readers that unpack (compressed NTFS) do the work of a whole unit, and of finding it, for every call. A
+//! file is read here in windows of 1 MiB, and the last few are kept, so that a kernel reading 128 KiB at a
+//! time pays once per window. Where a window is damaged, what is asked for is read by itself: only the
+//! damaged units of it fail.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
 /// A multiple of every unit of compression (64 KiB).
@@ -75,11 +77,18 @@ impl<S: WindowRead> ReadAt for WindowFile<S> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
         let locate = |at: u64| {
-            let window = self.window(at / WINDOW_BYTES)?;
-            let end = at - at % WINDOW_BYTES + window.len() as u64;
-            Ok((window, end))
+            let start = at - at % WINDOW_BYTES;
+            let window = match self.window(at / WINDOW_BYTES) {
+                Ok(window) => Some(window),
+                Err(error) if error.kind() == ErrorKind::Corrupt => None,
+                Err(error) => return Err(error),
+            };
+            Ok((window, self.len_bytes.min(start + WINDOW_BYTES)))
         };
         read_pieces(buf, offset, locate, |window, now, offset| {
+            let Some(window) = window else {
+                return self.source.read_window(now, offset);
+            };
             let within = (offset % WINDOW_BYTES) as usize;
             now.copy_from_slice(&window[within..within + now.len()]);
             Ok(())
@@ -136,5 +145,44 @@ mod tests {
         assert!(file.read_exact_at(&mut buf, len - 1).is_err());
         assert_eq!(file.extent_at(5).unwrap().end, len);
         assert!(file.extent_at(len).is_err());
+    }
+
+    /// A file with one bad byte.
+    struct Damaged(u64, ErrorKind);
+    impl WindowRead for Damaged {
+        fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            buf.fill(7);
+            match (offset..offset + buf.len() as u64).contains(&self.0) {
+                true => Err(Error::new(self.1, "bad")),
+                false => Ok(()),
+            }
+        }
+        fn extent(&self, _: u64) -> Result<Extent> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn only_what_is_damaged_fails() {
+        let len = 2 * WINDOW_BYTES;
+        let bad = WINDOW_BYTES + 5000;
+        let file = WindowFile::new(Damaged(bad, ErrorKind::Corrupt), len).unwrap();
+        let mut buf = [0; 4096];
+        for (offset, is_read) in [
+            (WINDOW_BYTES - 4000, true),
+            (WINDOW_BYTES, true),
+            (bad - 4096, true),
+            (bad - 4095, false),
+            (bad, false),
+            (bad + 1, true),
+            (len - 4096, true),
+        ] {
+            buf.fill(0);
+            assert_eq!(file.read_exact_at(&mut buf, offset).is_ok(), is_read);
+            assert!(!is_read || buf == [7; 4096], "{offset}");
+        }
+        // What will pass is not asked for twice.
+        let file = WindowFile::new(Damaged(bad, ErrorKind::Transient), len).unwrap();
+        assert!(file.read_exact_at(&mut buf, WINDOW_BYTES).is_err());
     }
 }
