@@ -10,8 +10,6 @@
 //! read from the volume by extents wherever the crate gives them.
 
 mod btrfs;
-mod btrfs_file;
-mod btrfs_tree;
 pub mod device;
 pub mod disk;
 mod ext;

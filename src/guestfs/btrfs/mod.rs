@@ -1,10 +1,13 @@
 //! btrfs on one device, on `rust-fs-btrfs`.
 //!
 //! The crate opens the file system, parses and verifies what is in the trees, and unpacks zlib, lzo and
-//! zstd. The trees are walked in `btrfs_tree`, contents read in `btrfs_file`.
+//! zstd. The trees are walked in `tree`, contents read in `file`.
 //! Subvolumes appear where they are linked, as in the kernel's mount of the top level. A log tree (what
 //! was synced since the last commit) is not replayed: it is masked out, which gives the kernel's
 //! `nologreplay` view, and that is said.
+
+mod file;
+mod tree;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -18,13 +21,13 @@ use fs_btrfs::subvol::FS_TREE_OBJECTID;
 use fs_btrfs::superblock::Superblock;
 use fs_btrfs::xattr;
 
-use super::btrfs_file::Content;
-use super::btrfs_tree::{Trees, key};
 use super::device::Device;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
+use file::Content;
+use tree::{Trees, key};
 
 const INODE_ITEM: u8 = 1;
 const XATTR_ITEM: u8 = 24;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_btrfs::compression::{self, Compression, ShortDecode};
 
-use super::btrfs::from_btrfs;
-use super::btrfs_tree::{Trees, key};
+use super::from_btrfs;
+use super::tree::{Trees, key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 

@@ -14,7 +14,7 @@ use fs_btrfs::chunk::DiskKey;
 use fs_core::BlockRead;
 use quick_cache::sync::Cache;
 
-use super::btrfs::from_btrfs;
+use super::from_btrfs;
 use crate::error::{Error, Result};
 
 /// A tree has at most this many levels.
