@@ -10,9 +10,9 @@ mod guests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::disk::lvm_root;
 use brfs::io::ReadAt;
-use guest_support::{context, golden};
+use guest_support::{context_of, golden};
 use guests::{Damaged, interesting_blocks, look_at, visit};
 
 struct Random(u64);
@@ -137,11 +137,7 @@ fn damaged_partition_table() {
 fn damaged_volume_group() {
     let second = golden("lvm-b");
     mutate("lvm-a", |first| {
-        let second = second.clone();
-        let disks: Vec<(String, OpenDisk)> = vec![
-            ("xvda".into(), Arc::new(move || Ok(first.clone()))),
-            ("xvdb".into(), Arc::new(move || Ok(second.clone()))),
-        ];
-        visit(&*lvm_root(context(), disks), &mut 400, 0);
+        let disks = context_of(vec![("xvda", first), ("xvdb", second.clone())]);
+        visit(&*lvm_root(disks), &mut 400, 0);
     });
 }

@@ -10,14 +10,12 @@ mod guest_support;
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::Arc;
 
-use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::disk::lvm_root;
 use brfs::guestfs::open;
-use brfs::io::ReadAt;
 use brfs::tree::{Directory, NodeKind};
 use brfs::volume::Content;
-use guest_support::{Image, context, differences, disk, golden, golden_text, walk};
+use guest_support::{Image, context_of, differences, disk, golden, golden_text, walk};
 
 fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {
     let mut found = walk(root);
@@ -188,24 +186,14 @@ fn an_esp_and_an_ext4_on_a_gpt() {
     assert_eq!(attribute("user.brfs.name"), b"EFI");
 }
 
-fn opened(disks: Vec<(&str, Arc<dyn ReadAt>)>) -> Vec<(String, OpenDisk)> {
-    disks
-        .into_iter()
-        .map(|(name, disk)| {
-            let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
-            (name.to_string(), open)
-        })
-        .collect()
-}
-
 #[test]
 fn logical_volumes_over_two_disks_and_with_one_missing() {
     let (first, second) = (golden("lvm-a"), golden("lvm-b"));
     let manifest = golden_text("lvm.lvm-manifest");
-    let both = opened(vec![("xvda", first.clone()), ("xvdb", second)]);
-    compare("lvm", &*lvm_root(context(), both), &manifest, is_ours);
+    let both = context_of(vec![("xvda", first.clone()), ("xvdb", second)]);
+    compare("lvm", &*lvm_root(both), &manifest, is_ours);
     // With one disk gone the group is still there; reading what was on the other disk fails.
-    let one = lvm_root(context(), opened(vec![("xvda", first)]));
+    let one = lvm_root(context_of(vec![("xvda", first)]));
     let group = one.lookup("guest-vg".as_ref()).unwrap().unwrap();
     let brfs::tree::Node::Dir(group) = group else {
         panic!("a group is a directory");

@@ -11,7 +11,8 @@ use std::time::SystemTime;
 
 use super::node::{GuestOptions, GuestTree, OpenVolume};
 use super::pool::{Pool, Pooled};
-use super::{is_readable, open};
+use super::siblings::other_volumes;
+use super::{is_readable, open_among};
 use crate::error::{Error, Result};
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
@@ -21,6 +22,9 @@ use crate::volume::{self, Content, Partition, TableKind};
 
 /// Opens a disk; called again after a failure.
 pub type OpenDisk = Arc<dyn Fn() -> Result<Arc<dyn ReadAt>> + Send + Sync>;
+
+/// Disks by their names.
+pub type Disks = Arc<[(String, OpenDisk)]>;
 
 /// What all guest nodes of one restore point share.
 #[derive(Clone)]
@@ -33,6 +37,8 @@ pub struct GuestContext {
     pub time: SystemTime,
     /// Differs between restore points (and changes when one is replaced).
     pub identity: u64,
+    /// All disks of the restore point, for what lies over several.
+    pub disks: Disks,
 }
 
 impl GuestContext {
@@ -79,25 +85,20 @@ pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<d
     })
 }
 
-/// The directory of the volume groups over these disks (`lvm/`). Disks that cannot be opened count as
+/// The directory of the volume groups over the disks (`lvm/`). Disks that cannot be opened count as
 /// missing.
-pub fn lvm_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
-    over_disks(context, disks, Kind::Lvm)
+pub fn lvm_root(context: GuestContext) -> Arc<dyn Directory> {
+    over_disks(context, Kind::Lvm)
 }
 
-/// The directory of the md arrays over these disks (`md/`): each as a disk is shown.
-pub fn md_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
-    over_disks(context, disks, Kind::Md)
+/// The directory of the md arrays over the disks (`md/`): each as a disk is shown.
+pub fn md_root(context: GuestContext) -> Arc<dyn Directory> {
+    over_disks(context, Kind::Md)
 }
 
-fn over_disks(
-    context: GuestContext,
-    disks: Vec<(String, OpenDisk)>,
-    kind: Kind,
-) -> Arc<dyn Directory> {
+fn over_disks(context: GuestContext, kind: Kind) -> Arc<dyn Directory> {
     Arc::new(OverDisks {
         context,
-        disks,
         kind,
         children: Lazy::new(),
     })
@@ -211,7 +212,12 @@ fn guest_tree(
     content: Content,
     volume: Arc<dyn ReadAt>,
 ) -> Arc<GuestTree> {
-    let make = Box::new(move || open(content, volume.clone()));
+    let disks = context.disks.clone();
+    let own = place.to_string();
+    let make = Box::new(move || {
+        let others = |content| other_volumes(&disks, content, &own);
+        open_among(content, volume.clone(), &others)
+    });
     GuestTree::new(
         Pooled::new(context.pool.clone(), make),
         context.options,
@@ -368,7 +374,6 @@ enum Kind {
 /// A directory of volumes that may lie over several disks.
 struct OverDisks {
     context: GuestContext,
-    disks: Vec<(String, OpenDisk)>,
     kind: Kind,
     children: Lazy<Children>,
 }
@@ -377,7 +382,7 @@ impl OverDisks {
     fn children(&self) -> Result<Arc<Children>> {
         self.children.get(|| {
             let mut opened = Vec::new();
-            for (name, disk) in &self.disks {
+            for (name, disk) in &*self.context.disks {
                 match disk() {
                     Ok(disk) => opened.push((name.clone(), disk)),
                     Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
