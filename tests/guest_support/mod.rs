@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod mounted;
+pub mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -29,6 +29,8 @@ pub struct Devices {
     pub superblock: Superblock,
     /// Each with an id of its own.
     pub members: Vec<Member>,
+    /// What tree blocks on seed devices carry in place of the file system's UUID.
+    pub seeds: Vec<[u8; 16]>,
 }
 
 struct Candidate {
@@ -153,6 +155,9 @@ fn drop_twins(candidates: &mut Vec<Candidate>, from: usize) {
 
 fn gathered(superblock: Superblock, candidates: Vec<Candidate>) -> Devices {
     let count = candidates.len();
+    let all = candidates.iter().map(|candidate| &candidate.superblock);
+    let seeds = all.filter(|found| found.is_seed() && found.fsid != superblock.fsid);
+    let seeds = seeds.map(|found| found.geometry().fsid).collect();
     let members = candidates.into_iter().map(|candidate| {
         let found = &candidate.superblock;
         let is_current = found.is_seed() || found.generation == superblock.generation;
@@ -172,5 +177,6 @@ fn gathered(superblock: Superblock, candidates: Vec<Candidate>) -> Devices {
     Devices {
         members: members.collect(),
         superblock,
+        seeds,
     }
 }

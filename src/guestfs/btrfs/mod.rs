@@ -89,6 +89,7 @@ impl BtrfsFs {
         let Devices {
             superblock,
             members,
+            seeds,
         } = devices::find(volume, others)?;
         superblock.check_features()?;
         if superblock.log_root != 0 {
@@ -97,8 +98,8 @@ impl BtrfsFs {
             );
         }
         let members = Arc::new(members);
-        let chunks = all_chunks(&superblock, &members)?;
-        let trees = Trees::new(Space::new(chunks, members), &superblock);
+        let chunks = all_chunks(&superblock, &members, &seeds)?;
+        let trees = Trees::new(Space::new(chunks, members), &superblock, &seeds);
         let (roots, sums) = all_roots(&trees, superblock.root)?;
         let mut ids: Vec<u64> = roots.keys().copied().collect();
         ids.sort_unstable();
@@ -188,11 +189,15 @@ fn bad(message: &str) -> Error {
 }
 
 /// Reads the chunk tree, by the chunks that the superblock has, and says which devices are not there.
-fn all_chunks(superblock: &Superblock, members: &Arc<Vec<Member>>) -> Result<Chunks> {
+fn all_chunks(
+    superblock: &Superblock,
+    members: &Arc<Vec<Member>>,
+    seeds: &[[u8; 16]],
+) -> Result<Chunks> {
     let sector_bytes = superblock.sector_bytes;
     let of_superblock = || Chunks::of_superblock(&superblock.system_chunks, sector_bytes);
     let space = Space::new(of_superblock()?, members.clone());
-    let trees = Trees::new(space, superblock);
+    let trees = Trees::new(space, superblock, seeds);
     let mut chunks = of_superblock()?;
     let mut missing = Vec::new();
     trees.scan(superblock.chunk_root, &key(0, 0, 0), |found, data| {

@@ -15,6 +15,7 @@ use super::space::{Space, keep_failure};
 use super::superblock::{MAX_LEVELS, Root, Superblock};
 use super::{bad, from_btrfs};
 use crate::error::Result;
+use crate::volume::bits::has;
 
 /// Bytes of verified blocks that are kept.
 const KEPT_BYTES: usize = 8 << 20;
@@ -32,6 +33,7 @@ pub fn key(objectid: u64, key_type: u8, offset: u64) -> DiskKey {
 pub struct Trees {
     space: Space,
     geometry: TreeGeometry,
+    seeds: Vec<[u8; 16]>,
     kept: Cache<u64, Arc<TreeBlock>>,
 }
 
@@ -59,13 +61,14 @@ impl Place {
 }
 
 impl Trees {
-    /// The trees in a space.
-    pub fn new(space: Space, superblock: &Superblock) -> Self {
+    /// The trees in a space. `seeds`: what blocks of the file systems carry that this one grew from.
+    pub fn new(space: Space, superblock: &Superblock, seeds: &[[u8; 16]]) -> Self {
         let geometry = superblock.geometry();
         let kept = KEPT_BYTES / geometry.nodesize.max(4096) as usize;
         Trees {
             space,
             geometry,
+            seeds: seeds.to_vec(),
             kept: Cache::new(kept),
         }
     }
@@ -170,6 +173,14 @@ impl Trees {
         Err(bad("a tree is too high"))
     }
 
+    fn parse(&self, bytes: Vec<u8>, logical: u64) -> Result<TreeBlock> {
+        let mut geometry = self.geometry;
+        if let Some(seed) = self.seeds.iter().find(|seed| has(&bytes, 0x20, *seed)) {
+            geometry.fsid = *seed;
+        }
+        TreeBlock::parse(bytes, logical, &geometry).map_err(from_btrfs)
+    }
+
     /// A verified block, from whichever copy is good.
     fn block(&self, logical: u64, generation: u64) -> Result<Arc<TreeBlock>> {
         let is_wanted = |block: &TreeBlock| block.header.generation == generation;
@@ -183,7 +194,7 @@ impl Trees {
             let block = self
                 .space
                 .read(logical, way, &mut bytes)
-                .and_then(|()| TreeBlock::parse(bytes, logical, &self.geometry).map_err(from_btrfs))
+                .and_then(|()| self.parse(bytes, logical))
                 .and_then(|block| match is_wanted(&block) {
                     true => Ok(block),
                     false => Err(bad("a block is of another time than its parent says")),
