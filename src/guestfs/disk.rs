@@ -6,14 +6,14 @@
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use super::node::{GuestOptions, GuestTree, OpenVolume};
 use super::pool::{Pool, Pooled};
 use super::siblings::other_volumes;
 use super::{is_readable, open_among};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind, OpenFile,
@@ -214,9 +214,18 @@ fn guest_tree(
 ) -> Arc<GuestTree> {
     let disks = context.disks.clone();
     let own = place.to_string();
+    let first = OnceLock::new();
     let make = Box::new(move || {
         let others = |content| other_volumes(&disks, content, &own);
-        open_among(content, volume.clone(), &others)
+        let fs = open_among(content, volume.clone(), &others)?;
+        // What the kernel knows by inode numbers is of the state that was opened first.
+        if *first.get_or_init(|| fs.state()) != fs.state() {
+            return Err(Error::new(
+                ErrorKind::Changed,
+                "a volume that the file system needs can no longer be read, and without it it is another one",
+            ));
+        }
+        Ok(fs)
     });
     GuestTree::new(
         Pooled::new(context.pool.clone(), make),

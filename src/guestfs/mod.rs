@@ -100,6 +100,12 @@ pub trait GuestFs: Send + Sync {
     /// The root directory.
     fn root(&self) -> GuestInode;
 
+    /// Tells states apart that the same volume can be shown in, as when another one that belongs to it cannot be
+    /// read: equal numbers, equal contents.
+    fn state(&self) -> u64 {
+        0
+    }
+
     /// Attributes.
     ///
     /// # Errors

@@ -18,7 +18,9 @@ mod superblock;
 mod tree;
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
@@ -77,6 +79,8 @@ pub struct BtrfsFs {
     roots: HashMap<u64, (Root, u64)>,
     /// How contents are verified.
     sums: Sums,
+    /// The last commit that is shown.
+    commit: Root,
 }
 
 impl BtrfsFs {
@@ -112,6 +116,7 @@ impl BtrfsFs {
             trees: Arc::new(trees),
             ids,
             roots,
+            commit: superblock.root,
             sums: Sums {
                 root: Some(sums),
                 kind: superblock.sums,
@@ -280,6 +285,12 @@ fn kind_of(kind: FileType) -> NodeKind {
 impl GuestFs for BtrfsFs {
     fn root(&self) -> GuestInode {
         FIRST_FREE_OBJECTID
+    }
+
+    fn state(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.commit.generation, self.commit.block).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
