@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use brfs::error::{Error, ErrorKind, Result};
 use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
+use brfs::guestfs::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
 use guest_support::seal::{SUPERBLOCK, crc32c};
@@ -411,7 +413,7 @@ fn features_that_are_not_read_are_refused_by_name() {
 }
 
 /// A context with one more disk, which `open` opens.
-fn with_another(own: &Disk, open: OpenDisk) -> Arc<dyn Directory> {
+fn with_another(own: &Disk, open: OpenDisk, pool: Arc<Pool>) -> Arc<dyn Directory> {
     let of_own = own.clone();
     let own: OpenDisk = Arc::new(move || Ok(of_own.clone()));
     let disks = vec![
@@ -420,6 +422,7 @@ fn with_another(own: &Disk, open: OpenDisk) -> Arc<dyn Directory> {
     ];
     let context = GuestContext {
         disks: disks.into(),
+        pool,
         ..context()
     };
     disk_children(context, "xvda", own)
@@ -428,7 +431,7 @@ fn with_another(own: &Disk, open: OpenDisk) -> Arc<dyn Directory> {
 #[test]
 fn a_file_system_on_one_device_costs_no_look_at_other_disks() {
     let other: OpenDisk = Arc::new(|| panic!("another disk is opened"));
-    let root = with_another(&golden("btrfs"), other);
+    let root = with_another(&golden("btrfs"), other, Arc::default());
     assert!(root.list().is_ok());
     assert!(read(&*root, "one").is_ok());
 }
@@ -444,14 +447,41 @@ fn a_disk_that_fails_for_now_is_waited_for_and_one_that_is_gone_is_not() {
         true => Err(Error::new(ErrorKind::Transient, "later")),
         false => Ok(newer.clone()),
     });
-    let root = with_another(&all[1], open);
+    let root = with_another(&all[1], open, Arc::default());
     let error = root.list().map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
     fails.store(false, Ordering::Relaxed);
     compare("later", "btrfs-stale", &*root, &[]);
     let gone: OpenDisk = Arc::new(|| Err(Error::corrupt("gone")));
-    let alone = with_another(&devices("btrfs-raid1", "b")[0], gone);
+    let alone = with_another(&devices("btrfs-raid1", "b")[0], gone, Arc::default());
     compare("alone", "btrfs-raid1", &*alone, &[]);
+}
+
+/// The kernel knows files by numbers of the state that was opened first: an older one must not be shown under them.
+#[test]
+fn another_state_is_not_shown_in_place_of_one_that_was_open() {
+    let all = devices("btrfs-stale", "ab");
+    let newer = all[0].clone();
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let now = is_gone.clone();
+    let open: OpenDisk = Arc::new(move || match now.load(Ordering::Relaxed) {
+        true => Err(Error::corrupt("gone")),
+        false => Ok(newer.clone()),
+    });
+    let pool = Arc::new(Pool::default());
+    let root = with_another(&all[1], open, pool.clone());
+    let drop_all = || {
+        std::thread::sleep(Duration::from_millis(20));
+        pool.drop_idle(Duration::ZERO);
+        assert_eq!(pool.open_count(), 0);
+    };
+    assert!(read(&*root, "new").is_ok());
+    drop_all();
+    is_gone.store(true, Ordering::Relaxed);
+    let error = read(&*root, "in-place").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Changed);
+    is_gone.store(false, Ordering::Relaxed);
+    assert_eq!(&read(&*root, "in-place").unwrap()[..10], b"since then");
 }
 
 /// A device that was removed while it was away still has its superblock; it leads to what there is now.

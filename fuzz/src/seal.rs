@@ -36,7 +36,7 @@ fn seal(block: &mut [u8]) {
 }
 
 /// The first superblock and all tree blocks of a device: where they are and how long.
-pub fn sealed_blocks(device: &dyn ReadAt) -> Vec<(u64, usize)> {
+fn sealed_blocks(device: &dyn ReadAt) -> Vec<(u64, usize)> {
     const SECTOR: u64 = 4096;
     let mut superblock = vec![0; SECTOR as usize];
     device.read_exact_at(&mut superblock, SUPERBLOCK).unwrap();
@@ -57,31 +57,76 @@ pub fn sealed_blocks(device: &dyn ReadAt) -> Vec<(u64, usize)> {
     found
 }
 
-/// A device with some blocks changed.
-pub struct Resealed {
-    base: Arc<dyn ReadAt>,
-    blocks: BTreeMap<u64, Vec<u8>>,
+/// Bytes of an input that make one change: block and offset in it (16 bits each), how, and with what.
+pub const CHANGE_BYTES: usize = 6;
+
+/// The devices of a file system, and all blocks of theirs that have checksums.
+pub struct Set {
+    devices: Vec<Arc<dyn ReadAt>>,
+    blocks: Vec<(usize, u64, usize)>,
 }
 
-impl Resealed {
-    /// Calls `edit` with each of these blocks, and puts their checksums right.
-    pub fn of(
-        base: &Arc<dyn ReadAt>,
-        blocks: &[(u64, usize)],
-        mut edit: impl FnMut(&mut [u8]),
-    ) -> Arc<dyn ReadAt> {
-        let changed = blocks.iter().map(|&(at, len)| {
-            let mut block = vec![0; len];
-            base.read_exact_at(&mut block, at).unwrap();
-            edit(&mut block);
-            seal(&mut block);
-            (at, block)
-        });
-        Arc::new(Resealed {
-            base: base.clone(),
-            blocks: changed.collect(),
-        })
+impl Set {
+    /// Looks for the blocks, first all superblocks.
+    pub fn new(devices: Vec<Arc<dyn ReadAt>>) -> Set {
+        let mut blocks = Vec::new();
+        for (index, device) in devices.iter().enumerate() {
+            let of_device = sealed_blocks(&**device);
+            blocks.extend(of_device.into_iter().map(|(at, len)| (index, at, len)));
+        }
+        // The tree of chunks is in the lowest addresses.
+        blocks.sort_by_key(|&(_, at, _)| at);
+        Set { devices, blocks }
     }
+
+    /// How many blocks there are.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The devices, changed as `input` says, with checksums that hold.
+    pub fn changed(&self, input: &[u8]) -> Vec<Arc<dyn ReadAt>> {
+        const NUMBERS: [u64; 6] = [0, 1, 3, u64::MAX, u64::MAX >> 1, 1 << 40];
+        let mut changed = vec![BTreeMap::new(); self.devices.len()];
+        for change in input.as_chunks::<CHANGE_BYTES>().0 {
+            let number = usize::from(u16::from_le_bytes([change[0], change[1]]));
+            let (device, start, len) = self.blocks[number % self.blocks.len()];
+            let block = changed[device].entry(start).or_insert_with(|| {
+                let mut block = vec![0; len];
+                self.devices[device]
+                    .read_exact_at(&mut block, start)
+                    .unwrap();
+                block
+            });
+            let offset = usize::from(u16::from_le_bytes([change[2], change[3]]));
+            let at = SUM_BYTES + offset % (len - SUM_BYTES - 8);
+            let value = change[5];
+            match change[4] % 3 {
+                0 => block[at] ^= value,
+                1 => block[at] = value,
+                _ => {
+                    let number = NUMBERS[usize::from(value) % NUMBERS.len()];
+                    block[at..at + 8].copy_from_slice(&number.to_le_bytes());
+                }
+            }
+        }
+        let devices = self.devices.iter().zip(changed);
+        devices
+            .map(|(base, mut blocks)| {
+                blocks.values_mut().for_each(|block| seal(block));
+                Arc::new(Resealed {
+                    base: base.clone(),
+                    blocks,
+                }) as Arc<dyn ReadAt>
+            })
+            .collect()
+    }
+}
+
+/// A device with some blocks changed.
+struct Resealed {
+    base: Arc<dyn ReadAt>,
+    blocks: BTreeMap<u64, Vec<u8>>,
 }
 
 impl ReadAt for Resealed {

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod mounted;
+#[path = "../../fuzz/src/seal.rs"]
 pub mod seal;
 
 use std::collections::BTreeMap;
