@@ -32,7 +32,7 @@ impl Device {
     pub fn one_of(volume: Arc<dyn ReadAt>, count: usize) -> Self {
         Device {
             volume,
-            pages: Cache::new((PAGES / count.max(1)).max(16)),
+            pages: Cache::new((PAGES / count.max(1)).max(4)),
         }
     }
 

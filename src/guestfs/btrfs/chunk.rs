@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::bad;
 use super::superblock::DeviceId;
+use super::{CHUNK_ITEM, FIRST_CHUNK_TREE, bad};
 use crate::error::Result;
 use crate::volume::bits::{le16, le64};
 
@@ -221,12 +221,11 @@ impl Chunks {
     /// `Corrupt` for a list that does not hold together.
     pub fn of_superblock(list: &[u8], sector_bytes: u32) -> Result<Chunks> {
         const KEY_BYTES: usize = 17;
-        const FIRST_CHUNK_TREE: u64 = 256;
         let mut chunks = Chunks::default();
         let mut rest = list;
         while !rest.is_empty() {
             let item = rest.get(KEY_BYTES..).unwrap_or_default();
-            if le64(rest, 0) != FIRST_CHUNK_TREE || rest.get(8) != Some(&super::CHUNK_ITEM) {
+            if le64(rest, 0) != FIRST_CHUNK_TREE || rest.get(8) != Some(&CHUNK_ITEM) {
                 return Err(bad("the superblock's chunks do not make sense"));
             }
             let chunk = Chunk::parse(le64(rest, 9), item, sector_bytes)?;
@@ -268,5 +267,148 @@ impl Chunks {
             .filter(|(_, chunk)| logical < chunk.end())
             .ok_or_else(|| bad("an address leads nowhere").at(logical))?;
         Ok((chunk, chunk.spot(logical)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A chunk item of 8 MiB with so many stripes, of a kind (`1 << 4`: RAID 1) that holds data.
+    fn item(kind: u64, stripes: u16) -> Vec<u8> {
+        let mut item = vec![0; HEAD_BYTES];
+        item[0..8].copy_from_slice(&(8 * MIB).to_le_bytes());
+        item[16..24].copy_from_slice(&STRIPE_BYTES.to_le_bytes());
+        item[24..32].copy_from_slice(&(kind | 1).to_le_bytes());
+        item[44..46].copy_from_slice(&stripes.to_le_bytes());
+        item[46..48].copy_from_slice(&2u16.to_le_bytes());
+        for number in 1..=u64::from(stripes) {
+            item.extend(number.to_le_bytes());
+            item.extend((number * MIB).to_le_bytes());
+            item.extend([number as u8; 16]);
+        }
+        item
+    }
+
+    fn parse(item: &[u8]) -> Result<Chunk> {
+        Chunk::parse(MIB, item, 4096)
+    }
+
+    #[test]
+    fn each_profile_has_its_number_of_stripes() {
+        let known = [
+            (0, 1..=1),
+            (1 << 3, 1..=9),
+            (1 << 4, 2..=2),
+            (1 << 5, 2..=2),
+            (1 << 6, 2..=9),
+            (1 << 7, 2..=9),
+            (1 << 8, 3..=9),
+            (1 << 9, 3..=3),
+            (1 << 10, 4..=4),
+        ];
+        for (kind, counts) in known {
+            for count in 0..9 {
+                // RAID 10 has pairs.
+                let fits = counts.contains(&count) && (kind != 1 << 6 || count % 2 == 0);
+                assert_eq!(
+                    parse(&item(kind, count)).is_ok(),
+                    fits,
+                    "{kind:#x} of {count}"
+                );
+            }
+        }
+        assert!(parse(&item(1 << 3 | 1 << 4, 2)).is_err(), "two profiles");
+        assert!(parse(&item(1 << 11, 1)).is_err(), "an unknown profile");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let numbers = [
+            (0, 0, "no length"),
+            (0, u64::MAX & !4095, "an end past all addresses"),
+            (0, 4097, "no whole sectors"),
+            (16, 0, "stripes of no length"),
+            (16, 4096, "stripes of a length that Linux does not know"),
+            (24, 1 << 6, "neither data nor metadata"),
+            (56, u64::MAX & !4095, "a stripe past the end of everything"),
+            (56, 17, "a stripe that begins within a sector"),
+        ];
+        for (at, number, what) in numbers {
+            let mut item = item(1 << 6, 4);
+            item[at..at + 8].copy_from_slice(&u64::to_le_bytes(number));
+            assert!(parse(&item).is_err(), "{what}");
+        }
+        for copies in [0u16, 1, 3, 4] {
+            let mut item = item(1 << 6, 4);
+            item[46..48].copy_from_slice(&copies.to_le_bytes());
+            assert!(parse(&item).is_err(), "RAID 10 of {copies} copies");
+        }
+        let whole = item(1 << 3, 4);
+        for len in 0..whole.len() {
+            assert!(parse(&whole[..len]).is_err(), "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    fn addresses_belong_to_one_chunk() {
+        let mut chunks = Chunks::default();
+        chunks.insert(parse(&item(0, 1)).unwrap()).unwrap();
+        chunks.insert(parse(&item(0, 1)).unwrap()).unwrap();
+        assert!(chunks.insert(parse(&item(1 << 5, 2)).unwrap()).is_err());
+        for start in [2 * MIB, 8 * MIB] {
+            let over = Chunk::parse(start, &item(0, 1), 4096).unwrap();
+            assert!(chunks.insert(over).is_err(), "{start}");
+        }
+        let next = Chunk::parse(9 * MIB, &item(0, 1), 4096).unwrap();
+        chunks.insert(next).unwrap();
+        assert!(chunks.find(MIB - 1).is_err() && chunks.find(17 * MIB).is_err());
+        let (_, spot) = chunks.find(9 * MIB - 1).unwrap();
+        assert_eq!((spot.within, spot.len_bytes), (8 * MIB - 1, 1));
+    }
+
+    /// Where the kernel puts the data and the parity of RAID 5 on three devices, row by row.
+    #[test]
+    fn parity_moves_on_by_one_with_each_row() {
+        let mut chunks = Chunks::default();
+        chunks.insert(parse(&item(1 << 7, 3)).unwrap()).unwrap();
+        let places = (0..6).map(|number| {
+            let (_, spot) = chunks.find(MIB + number * STRIPE_BYTES + 5).unwrap();
+            let Places::Parity(row) = spot.places else {
+                panic!("RAID 5 has parity");
+            };
+            (row.stripe(row.wanted), row.stripe(row.data), spot.within)
+        });
+        let places: Vec<_> = places.collect();
+        let row = |row: u64| row * STRIPE_BYTES + 5;
+        assert_eq!(
+            places,
+            [
+                (0, 2, row(0)),
+                (1, 2, row(0)),
+                (1, 0, row(1)),
+                (2, 0, row(1)),
+                (2, 1, row(2)),
+                (0, 1, row(2)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_superblock_with_a_broken_list_of_chunks_is_refused() {
+        let mut list = FIRST_CHUNK_TREE.to_le_bytes().to_vec();
+        list.push(CHUNK_ITEM);
+        list.extend(MIB.to_le_bytes());
+        list.extend(item(1 << 5, 2));
+        let whole = Chunks::of_superblock(&list, 4096).unwrap();
+        assert!(whole.find(MIB).is_ok());
+        for len in 1..list.len() {
+            assert!(Chunks::of_superblock(&list[..len], 4096).is_err(), "{len}");
+        }
+        let twice = [&list[..], &list[..]].concat();
+        assert!(Chunks::of_superblock(&twice, 4096).is_ok());
+        assert!(Chunks::of_superblock(&twice[..list.len() + 9], 4096).is_err());
     }
 }
