@@ -328,12 +328,12 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let numbers = [
             (0, 0, "no length"),
-            (0, u64::MAX & !4095, "an end past all addresses"),
+            (0, !4095, "an end past all addresses"),
             (0, 4097, "no whole sectors"),
             (16, 0, "stripes of no length"),
             (16, 4096, "stripes of a length that Linux does not know"),
             (24, 1 << 6, "neither data nor metadata"),
-            (56, u64::MAX & !4095, "a stripe past the end of everything"),
+            (56, !4095, "a stripe past the end of everything"),
             (56, 17, "a stripe that begins within a sector"),
         ];
         for (at, number, what) in numbers {

@@ -155,12 +155,13 @@ fn drop_twins(candidates: &mut Vec<Candidate>, from: usize) {
 
 fn gathered(superblock: Superblock, candidates: Vec<Candidate>) -> Devices {
     let count = candidates.len();
+    let is_seed = |found: &Superblock| found.fsid != superblock.fsid;
     let all = candidates.iter().map(|candidate| &candidate.superblock);
-    let seeds = all.filter(|found| found.is_seed() && found.fsid != superblock.fsid);
+    let seeds = all.filter(|found| is_seed(found));
     let seeds = seeds.map(|found| found.geometry().fsid).collect();
     let members = candidates.into_iter().map(|candidate| {
         let found = &candidate.superblock;
-        let is_current = found.is_seed() || found.generation == superblock.generation;
+        let is_current = is_seed(found) || found.generation == superblock.generation;
         if !is_current {
             tracing::warn!(
                 volume = %candidate.place,
@@ -174,9 +175,10 @@ fn gathered(superblock: Superblock, candidates: Vec<Candidate>) -> Devices {
             device: Device::one_of(candidate.volume, count),
         }
     });
+    let members = members.collect();
     Devices {
-        members: members.collect(),
         superblock,
+        members,
         seeds,
     }
 }
