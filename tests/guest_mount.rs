@@ -27,7 +27,7 @@ const FILE: Storage = Storage::File;
 const DIR: Storage = Storage::Dir(Filter::Brotli);
 
 /// The disks of the guest in their order, from `xvda` on.
-const DISKS: [(&str, Storage); 9] = [
+const DISKS: [(&str, Storage); 11] = [
     ("partitioned", FILE),
     ("lvm-a", DIR),
     ("lvm-b", FILE),
@@ -37,9 +37,13 @@ const DISKS: [(&str, Storage); 9] = [
     ("ext4-dirty", FILE),
     ("exfat", DIR),
     ("fat32", FILE),
+    ("btrfs-raid1-a", DIR),
+    ("btrfs-raid1-b", FILE),
 ];
-/// Where the NTFS begins on its disk, which has an MBR.
-const NTFS_AT: usize = 1 << 20;
+/// What lies on a partition of a disk with an MBR, and that partition's type.
+const ON_PARTITIONS: [(&str, u8); 2] = [("ntfs", 7), ("btrfs-raid1-b", 0x83)];
+/// Where those partitions begin.
+const PARTITION_AT: usize = 1 << 20;
 const PIECE: usize = 64 << 10;
 
 /// A repository with a guest of two restore points, in which `etc/fstab` of the ext4 on `xvda`
@@ -50,11 +54,11 @@ struct Repository {
     gone: String,
 }
 
-/// An MBR with one NTFS partition.
-fn mbr(sectors: u64) -> Vec<u8> {
+/// An MBR with one partition.
+fn mbr(kind: u8, sectors: u64) -> Vec<u8> {
     let mut table = vec![0; 512];
-    table[446 + 4] = 7;
-    let first = (NTFS_AT / 512) as u32;
+    table[446 + 4] = kind;
+    let first = (PARTITION_AT / 512) as u32;
     table[446 + 8..446 + 12].copy_from_slice(&first.to_le_bytes());
     table[446 + 12..446 + 16].copy_from_slice(&(sectors as u32).to_le_bytes());
     table[510..].copy_from_slice(&[0x55, 0xAA]);
@@ -69,12 +73,13 @@ fn chain(
     wanted: Option<&[u8]>,
 ) -> (Chain, Option<(u64, Vec<u8>)>) {
     let image: Arc<dyn ReadAt> = golden(name);
-    let at = if name == "ntfs" { NTFS_AT } else { 0 };
+    let partition = ON_PARTITIONS.iter().find(|(known, _)| *known == name);
+    let at = partition.map_or(0, |_| PARTITION_AT);
     let len = image.len_bytes().next_multiple_of(512);
     let mut chain = Chain::new();
     let layer = chain.push(rng, len + at as u64).storage(storage);
-    if at > 0 {
-        layer.writes.write_bytes(0, &mbr(len / 512));
+    if let Some((_, kind)) = partition {
+        layer.writes.write_bytes(0, &mbr(*kind, len / 512));
     }
     let mut found = None;
     let mut buf = vec![0; PIECE];
@@ -233,6 +238,10 @@ fn every_file_is_as_the_kernel_shows_it() {
     compare(&point.join("xvdg"), &plain("ext4-dirty"));
     compare(&point.join("xvdh"), &plain("exfat"));
     compare(&point.join("xvdi"), &plain("fat32"));
+    // One file system over a disk and a partition of another: the same by either.
+    let mirror = golden_text("btrfs-raid1.btrfs-manifest");
+    compare(&point.join("xvdj"), &mirror);
+    compare(&point.join("xvdk/part1"), &mirror);
 }
 
 #[test]

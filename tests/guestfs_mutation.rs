@@ -7,13 +7,14 @@ mod guest_support;
 #[path = "../fuzz/src/guests.rs"]
 mod guests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::disk::lvm_root;
 use brfs::io::ReadAt;
-use guest_support::{context, golden};
-use guests::{Damaged, interesting_blocks, look_at, visit};
+use guest_support::seal::Set;
+use guest_support::{context_of, golden};
+use guests::{Damaged, interesting_blocks, look_at, look_at_all, visit};
 
 struct Random(u64);
 
@@ -96,6 +97,58 @@ fn damaged_compressed_btrfs() {
     mutate_disk("btrfs-zstd");
 }
 
+/// Superblocks, chunks and all else that checksums cover, with checksums that hold.
+#[test]
+fn hostile_btrfs_over_several_devices() {
+    let panics = panics_in("guestfs/btrfs");
+    for (name, letters) in [
+        ("btrfs-raid0", "abc"),
+        ("btrfs-raid5", "abc"),
+        ("btrfs-raid6", "abcd"),
+        ("btrfs-reshaped", "cd"),
+    ] {
+        let open = |letter| golden(&format!("{name}-{letter}"));
+        let set = Set::new(letters.chars().map(open).collect());
+        assert!(set.blocks() > 20, "{name}");
+        let mut random = Random(0xB7F5 ^ name.len() as u64);
+        for round in 0..rounds(50) {
+            // Superblocks and the tree of chunks come first.
+            let few = [6, 30, set.blocks()][round as usize % 3];
+            let mut changes = Vec::new();
+            for _ in 0..1 + random.below(20) {
+                changes.extend((random.below(few) as u16).to_le_bytes());
+                changes.extend((random.next() as u32 >> 1).to_le_bytes());
+            }
+            let start = Instant::now();
+            look_at_all(set.changed(&changes));
+            let took = start.elapsed();
+            assert!(
+                took < Duration::from_secs(60),
+                "{name}: round {round} took {took:?}"
+            );
+        }
+    }
+    let panics = panics.lock().unwrap();
+    assert!(panics.is_empty(), "{panics:?}");
+}
+
+/// Collects where panics come from in these sources. Those in crates are caught; ours should not be.
+fn panics_in(sources: &'static str) -> Arc<Mutex<Vec<String>>> {
+    let panics = Arc::new(Mutex::new(Vec::new()));
+    let noted = panics.clone();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        match info.location() {
+            Some(place) if place.file().contains(sources) => {
+                noted.lock().unwrap().push(place.to_string());
+            }
+            _ => {}
+        }
+        usual(info);
+    }));
+    panics
+}
+
 #[test]
 fn damaged_ntfs() {
     mutate_disk("ntfs");
@@ -142,11 +195,7 @@ fn damaged_partition_table() {
 fn damaged_volume_group() {
     let second = golden("lvm-b");
     mutate("lvm-a", |first| {
-        let second = second.clone();
-        let disks: Vec<(String, OpenDisk)> = vec![
-            ("xvda".into(), Arc::new(move || Ok(first.clone()))),
-            ("xvdb".into(), Arc::new(move || Ok(second.clone()))),
-        ];
-        visit(&*lvm_root(context(), disks), &mut 400, 0);
+        let disks = context_of(vec![("xvda", first), ("xvdb", second.clone())]);
+        visit(&*lvm_root(disks), &mut 400, 0);
     });
 }

@@ -13,12 +13,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use brfs::error::ErrorKind;
-use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::disk::{OpenDisk, disk_children, lvm_root};
 use brfs::guestfs::open;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, NodeKind};
 use brfs::volume::Content;
-use guest_support::{Image, context, differences, disk, golden, golden_text, walk};
+use guest_support::{Image, context_of, differences, disk, golden, golden_text, walk};
 
 fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {
     let mut found = walk(root);
@@ -128,6 +128,80 @@ fn btrfs_with_subvolumes_and_snapshots() {
 #[test]
 fn btrfs_compressed() {
     compare_golden("btrfs-zstd");
+}
+
+/// Whichever device is entered, with all of them there.
+#[test]
+fn btrfs_over_several_devices() {
+    for (name, letters, entrances) in BTRFS_SETS {
+        let manifest = golden_text(&format!("{name}.btrfs-manifest"));
+        let open = |letter| golden(&format!("{name}-{letter}"));
+        compare_set(name, &manifest, letters, entrances, open);
+    }
+}
+
+/// Sets of devices by their letters, and those that the set can be entered by.
+const BTRFS_SETS: [(&str, &str, &str); 8] = [
+    ("btrfs-raid0", "abc", "abc"),
+    ("btrfs-raid1", "ab", "ab"),
+    ("btrfs-raid10", "abcd", "abcd"),
+    ("btrfs-raid5", "abc", "abc"),
+    ("btrfs-raid6", "abcd", "abcd"),
+    // Devices were replaced and removed; chunks are single, RAID 0 and RAID 1.
+    ("btrfs-reshaped", "cd", "cd"),
+    // The first device missed the last commits of the second, or the other way round.
+    ("btrfs-stale", "ab", "ab"),
+    // What the first one holds is not what grew from it.
+    ("btrfs-seed", "ab", "b"),
+];
+
+fn compare_set(
+    name: &str,
+    manifest: &str,
+    letters: &str,
+    entrances: &str,
+    open: impl Fn(char) -> Arc<dyn ReadAt>,
+) {
+    let names: Vec<String> = letters
+        .chars()
+        .map(|letter| format!("xvd{letter}"))
+        .collect();
+    let disks: Vec<_> = letters.chars().map(open).collect();
+    for entrance in entrances.chars() {
+        let named = names.iter().map(String::as_str);
+        let context = context_of(named.zip(disks.iter().cloned()).collect());
+        let own = disks[letters.find(entrance).unwrap()].clone();
+        let open: OpenDisk = Arc::new(move || Ok(own.clone()));
+        let root = disk_children(context, &format!("xvd{entrance}"), open);
+        compare(&format!("{name} by {entrance}"), &*root, manifest, |_| {
+            false
+        });
+    }
+}
+
+#[test]
+fn volumes_are_found_where_they_are_shown() {
+    let disks = ["lvm-a", "lvm-b", "partitioned", "btrfs"];
+    let disks: Vec<_> = disks
+        .iter()
+        .map(|name| ((*name).to_string(), golden(name)))
+        .collect();
+    let places = |content| {
+        let (found, _) = brfs::volume::find_all(content, &disks);
+        found
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        places(Content::Ext),
+        [
+            "partitioned/part2",
+            "lvm/guest-vg/linear",
+            "lvm/guest-vg/striped"
+        ]
+    );
+    assert_eq!(places(Content::Btrfs), ["btrfs"]);
 }
 
 #[test]
@@ -253,24 +327,14 @@ fn an_esp_and_an_ext4_on_a_gpt() {
     assert_eq!(attribute("user.brfs.name"), b"EFI");
 }
 
-fn opened(disks: Vec<(&str, Arc<dyn ReadAt>)>) -> Vec<(String, OpenDisk)> {
-    disks
-        .into_iter()
-        .map(|(name, disk)| {
-            let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
-            (name.to_string(), open)
-        })
-        .collect()
-}
-
 #[test]
 fn logical_volumes_over_two_disks_and_with_one_missing() {
     let (first, second) = (golden("lvm-a"), golden("lvm-b"));
     let manifest = golden_text("lvm.lvm-manifest");
-    let both = opened(vec![("xvda", first.clone()), ("xvdb", second)]);
-    compare("lvm", &*lvm_root(context(), both), &manifest, is_ours);
+    let both = context_of(vec![("xvda", first.clone()), ("xvdb", second)]);
+    compare("lvm", &*lvm_root(both), &manifest, is_ours);
     // With one disk gone the group is still there; reading what was on the other disk fails.
-    let one = lvm_root(context(), opened(vec![("xvda", first)]));
+    let one = lvm_root(context_of(vec![("xvda", first)]));
     let group = one.lookup("guest-vg".as_ref()).unwrap().unwrap();
     let brfs::tree::Node::Dir(group) = group else {
         panic!("a group is a directory");
@@ -315,6 +379,17 @@ fn given_images_are_as_the_kernel_shows_them() {
             let text = panic.downcast_ref::<String>().cloned();
             println!("{}", text.unwrap_or_default());
             failed.push(name);
+        }
+    }
+    for (name, _, entrances) in BTRFS_SETS {
+        let dir = Path::new(&dir);
+        if let Ok(manifest) = std::fs::read_to_string(dir.join(format!("{name}.btrfs-manifest"))) {
+            // Devices that are no members any more are there, too.
+            let path = |letter| dir.join(format!("{name}-{letter}.img"));
+            let letters: String = "abcd".chars().filter(|l| path(*l).exists()).collect();
+            compare_set(name, &manifest, &letters, entrances, |letter| {
+                Image::open(&path(letter))
+            });
         }
     }
     assert!(failed.is_empty(), "{failed:?}");

@@ -5,12 +5,12 @@ mod support;
 
 use std::sync::Arc;
 
-use brfs::guestfs::disk::{OpenDisk, md_root};
+use brfs::guestfs::disk::md_root;
 use brfs::io::ReadAt;
 use brfs::tree::Node;
 use brfs::volume::Problem;
 use brfs::volume::md::{Array, Member, assemble_arrays};
-use guest_support::{context, differences, golden, golden_text, walk};
+use guest_support::{context_of, differences, golden, golden_text, walk};
 use support::md;
 
 const CHUNK: usize = 4096;
@@ -217,16 +217,12 @@ fn a_file_system_over_two_disks_is_as_the_kernel_shows_it() {
     for (index, chunk) in bytes.chunks(CHUNK).enumerate() {
         halves[index % 2].extend_from_slice(chunk);
     }
-    let disks: Vec<(String, OpenDisk)> = halves
-        .into_iter()
-        .zip([0, 1])
-        .map(|(half, role)| {
-            let disk: Arc<dyn ReadAt> = Arc::new(md::member(array(0, 2), role, &half));
-            let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
-            (format!("xvd{role}"), open)
-        })
-        .collect();
-    let root = md_root(context(), disks);
+    let member = |half: &[u8], role| Arc::new(md::member(array(0, 2), role, half));
+    let disks = context_of(vec![
+        ("xvda", member(&halves[0], 0)),
+        ("xvdb", member(&halves[1], 1)),
+    ]);
+    let root = md_root(disks);
     assert!(root.lookup("data.raw".as_ref()).unwrap().is_some());
     let Some(Node::Dir(files)) = root.lookup("data".as_ref()).unwrap() else {
         panic!("the array is a directory");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use brfs::error::Result;
-use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
+use brfs::guestfs::disk::{Disks, GuestContext, OpenDisk, disk_children};
 use brfs::guestfs::node::GuestOptions;
 use brfs::guestfs::pool::Pool;
 use brfs::io::{Chunk, ReadAt};
@@ -87,6 +87,7 @@ pub fn context() -> GuestContext {
         },
         time: UNIX_EPOCH,
         identity: 1,
+        disks: Arc::new([]),
     }
 }
 
@@ -94,6 +95,18 @@ pub fn context() -> GuestContext {
 pub fn look_at(image: Arc<dyn ReadAt>) {
     let open: OpenDisk = Arc::new(move || Ok(image.clone()));
     visit(&*disk_children(context(), "xvda", open), &mut 400, 0);
+}
+
+/// Walks what the first of several disks shows of a file system that lies over all of them.
+pub fn look_at_all(images: Vec<Arc<dyn ReadAt>>) {
+    let opens = images
+        .into_iter()
+        .map(|image| -> OpenDisk { Arc::new(move || Ok(image.clone())) });
+    let names = ["xvda", "xvdb", "xvdc", "xvdd"].map(str::to_string);
+    let disks: Disks = names.into_iter().zip(opens).collect();
+    let (name, first) = disks[0].clone();
+    let context = GuestContext { disks, ..context() };
+    visit(&*disk_children(context, &name, first), &mut 100, 0);
 }
 
 /// Walks what can be walked: at most so many nodes, the first bytes of each file.

@@ -25,9 +25,14 @@ pub struct Device {
 impl Device {
     /// A device for one open file system.
     pub fn new(volume: Arc<dyn ReadAt>) -> Self {
+        Device::one_of(volume, 1)
+    }
+
+    /// One of `count` devices of one open file system, which share what the cache may take.
+    pub fn one_of(volume: Arc<dyn ReadAt>, count: usize) -> Self {
         Device {
             volume,
-            pages: Cache::new(PAGES),
+            pages: Cache::new((PAGES / count.max(1)).max(4)),
         }
     }
 
@@ -42,12 +47,21 @@ impl Device {
     /// `Corrupt` past the end of the volume (a crate only asks for what the guest's metadata points
     /// to); otherwise what kept the bytes from being read.
     pub fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        guard::charge(buf.len() as u64)?;
-        let result = self.read_unmetered(buf, offset);
+        let result = self.try_read(buf, offset);
         if let Err(error) = &result {
             guard::note_error(error);
         }
         result
+    }
+
+    /// As [`Self::read`], for callers that have another place to read from: a failure does not fail the call
+    /// in progress.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn try_read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        guard::charge(buf.len() as u64)?;
+        self.read_unmetered(buf, offset)
     }
 
     fn read_unmetered(&self, buf: &mut [u8], offset: u64) -> Result<()> {

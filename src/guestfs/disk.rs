@@ -6,13 +6,14 @@
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use super::node::{GuestOptions, GuestTree, OpenVolume};
 use super::pool::{Pool, Pooled};
-use super::{is_readable, open};
-use crate::error::{Error, Result};
+use super::siblings::other_volumes;
+use super::{is_readable, open_among};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind, OpenFile,
@@ -21,6 +22,9 @@ use crate::volume::{self, Content, Partition, TableKind};
 
 /// Opens a disk; called again after a failure.
 pub type OpenDisk = Arc<dyn Fn() -> Result<Arc<dyn ReadAt>> + Send + Sync>;
+
+/// Disks by their names.
+pub type Disks = Arc<[(String, OpenDisk)]>;
 
 /// What all guest nodes of one restore point share.
 #[derive(Clone)]
@@ -33,6 +37,8 @@ pub struct GuestContext {
     pub time: SystemTime,
     /// Differs between restore points (and changes when one is replaced).
     pub identity: u64,
+    /// All disks of the restore point, for what lies over several.
+    pub disks: Disks,
 }
 
 impl GuestContext {
@@ -79,25 +85,20 @@ pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<d
     })
 }
 
-/// The directory of the volume groups over these disks (`lvm/`). Disks that cannot be opened count as
+/// The directory of the volume groups over the disks (`lvm/`). Disks that cannot be opened count as
 /// missing.
-pub fn lvm_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
-    over_disks(context, disks, Kind::Lvm)
+pub fn lvm_root(context: GuestContext) -> Arc<dyn Directory> {
+    over_disks(context, Kind::Lvm)
 }
 
-/// The directory of the md arrays over these disks (`md/`): each as a disk is shown.
-pub fn md_root(context: GuestContext, disks: Vec<(String, OpenDisk)>) -> Arc<dyn Directory> {
-    over_disks(context, disks, Kind::Md)
+/// The directory of the md arrays over the disks (`md/`): each as a disk is shown.
+pub fn md_root(context: GuestContext) -> Arc<dyn Directory> {
+    over_disks(context, Kind::Md)
 }
 
-fn over_disks(
-    context: GuestContext,
-    disks: Vec<(String, OpenDisk)>,
-    kind: Kind,
-) -> Arc<dyn Directory> {
+fn over_disks(context: GuestContext, kind: Kind) -> Arc<dyn Directory> {
     Arc::new(OverDisks {
         context,
-        disks,
         kind,
         children: Lazy::new(),
     })
@@ -211,7 +212,21 @@ fn guest_tree(
     content: Content,
     volume: Arc<dyn ReadAt>,
 ) -> Arc<GuestTree> {
-    let make = Box::new(move || open(content, volume.clone()));
+    let disks = context.disks.clone();
+    let own = place.to_string();
+    let first = OnceLock::new();
+    let make = Box::new(move || {
+        let others = |content| other_volumes(&disks, content, &own);
+        let fs = open_among(content, volume.clone(), &others)?;
+        // What the kernel knows by inode numbers is of the state that was opened first.
+        if *first.get_or_init(|| fs.state()) != fs.state() {
+            return Err(Error::new(
+                ErrorKind::Changed,
+                "a volume that the file system needs can no longer be read, and without it it is another one",
+            ));
+        }
+        Ok(fs)
+    });
     GuestTree::new(
         Pooled::new(context.pool.clone(), make),
         context.options,
@@ -368,7 +383,6 @@ enum Kind {
 /// A directory of volumes that may lie over several disks.
 struct OverDisks {
     context: GuestContext,
-    disks: Vec<(String, OpenDisk)>,
     kind: Kind,
     children: Lazy<Children>,
 }
@@ -377,7 +391,7 @@ impl OverDisks {
     fn children(&self) -> Result<Arc<Children>> {
         self.children.get(|| {
             let mut opened = Vec::new();
-            for (name, disk) in &self.disks {
+            for (name, disk) in &*self.context.disks {
                 match disk() {
                     Ok(disk) => opened.push((name.clone(), disk)),
                     Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),

@@ -10,8 +10,6 @@
 //! read from the volume by extents wherever the crate gives them.
 
 mod btrfs;
-mod btrfs_file;
-mod btrfs_tree;
 pub mod device;
 pub mod disk;
 mod ext;
@@ -31,6 +29,7 @@ mod ntfs_volume;
 pub mod pool;
 mod recent;
 mod run_file;
+mod siblings;
 mod squashfs;
 mod utf16;
 mod window;
@@ -103,6 +102,12 @@ pub trait GuestFs: Send + Sync {
     /// The root directory.
     fn root(&self) -> GuestInode;
 
+    /// Tells states apart that the same volume can be shown in, as when another one that belongs to it cannot be
+    /// read: equal numbers, equal contents.
+    fn state(&self) -> u64 {
+        0
+    }
+
     /// Attributes.
     ///
     /// # Errors
@@ -141,16 +146,33 @@ pub fn is_readable(content: Content) -> bool {
     )
 }
 
-/// Opens a volume's file system. Reads its superblock, and its journal when that is dirty.
+/// Finds the other volumes of the machine that hold something, and where they are, for file systems that
+/// lie over several. Costs a look at all disks.
+pub type Others<'a> = &'a dyn Fn(Content) -> Result<Vec<(String, Arc<dyn ReadAt>)>>;
+
+/// Opens the file system of a volume that is all there is. See [`open_among`].
+///
+/// # Errors
+/// As [`open_among`].
+pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
+    open_among(content, volume, &|_| Ok(Vec::new()))
+}
+
+/// Opens a volume's file system. Reads its superblock, and its journal when that is dirty. `others` is called
+/// only when the volume says that it is not all.
 ///
 /// # Errors
 /// `Unsupported` for contents without a reader and for features that a reader does not know;
 /// `Corrupt` when the volume does not make sense.
-pub fn open(content: Content, volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
+pub fn open_among(
+    content: Content,
+    volume: Arc<dyn ReadAt>,
+    others: Others<'_>,
+) -> Result<Arc<dyn GuestFs>> {
     match content {
         Content::Ext => ext::ExtFs::open(volume),
         Content::Xfs => xfs::XfsFs::open(volume),
-        Content::Btrfs => btrfs::BtrfsFs::open(volume),
+        Content::Btrfs => btrfs::BtrfsFs::open(volume, others),
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
         Content::Iso9660 => iso::IsoFs::open(volume),

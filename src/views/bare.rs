@@ -69,11 +69,9 @@ pub fn bare_root(
         Arc::new(move || Ok(Arc::new(DiskStreams::new(file.disk()?)) as Arc<dyn ReadAt>))
     };
     let guests = Guests::new(guests);
-    let inside = guests.of_disk(file.identity(), "disk", time, open.clone());
-    let over = |name: &str| {
-        let disks = vec![("disk".into(), open.clone())];
-        Node::Dir(guests.of_disks(name, file.identity(), time, disks))
-    };
+    let disks = || vec![("disk".into(), open.clone())];
+    let inside = guests.of_disk(file.identity(), "disk", time, open.clone(), disks);
+    let over = |name: &str| Node::Dir(guests.of_disks(name, file.identity(), time, disks()));
     let (lvm, md) = (over(LVM_DIR), over(MD_DIR));
     let children = vec![
         ("disk", Node::Dir(inside)),

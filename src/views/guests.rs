@@ -67,6 +67,7 @@ impl Guests {
         identity: u64,
         make: impl FnOnce(GuestContext) -> Arc<dyn Directory>,
         time: std::time::SystemTime,
+        disks: impl FnOnce() -> Vec<(String, OpenDisk)>,
     ) -> Arc<dyn Directory> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(known, _)| *known == identity)
@@ -80,6 +81,7 @@ impl Guests {
             options: self.options,
             time,
             identity,
+            disks: disks().into(),
         });
         kept.push_back((identity, Arc::clone(&dir)));
         let dropped = (kept.len() > KEPT).then(|| kept.pop_front());
@@ -89,18 +91,20 @@ impl Guests {
         dir
     }
 
-    /// The inside of a disk that is opened by `open`.
+    /// The inside of a disk that is opened by `open`, one of `disks`.
     pub(super) fn of_disk(
         &self,
         identity: Identity,
         name: &str,
         time: std::time::SystemTime,
         open: OpenDisk,
+        disks: impl FnOnce() -> Vec<(String, OpenDisk)>,
     ) -> Arc<dyn Directory> {
         self.keep(
             number(identity),
             |context| disk_children(context, name, open),
             time,
+            disks,
         )
     }
 
@@ -114,11 +118,11 @@ impl Guests {
     ) -> Arc<dyn Directory> {
         // Other numbers than that of a disk with the same identity.
         let (add, root) = match name {
-            MD_DIR => (2, md_root as fn(_, _) -> _),
-            _ => (1, lvm_root as fn(_, _) -> _),
+            MD_DIR => (2, md_root as fn(_) -> _),
+            _ => (1, lvm_root as fn(_) -> _),
         };
         let identity = number(identity).wrapping_add(add);
-        self.keep(identity, |guest| root(guest, disks), time)
+        self.keep(identity, root, time, || disks)
     }
 }
 
@@ -180,7 +184,9 @@ pub(super) fn disk_dir(
     let identity = point_identity(&point.json_path, version, &format!("in {}", disk.vdi_ref));
     let time = point_time(&point.name, context.since);
     let open = opener(context, point, index)?;
-    Some(context.guests.of_disk(identity, &disk.name, time, open))
+    let disks = || all_disks(context, point).unwrap_or_default();
+    let guests = &context.guests;
+    Some(guests.of_disk(identity, &disk.name, time, open, disks))
 }
 
 /// The volumes called `name` over the disks of a point.
@@ -192,13 +198,18 @@ pub(super) fn over_disks(
     let version = point.json_meta.map(|m| m.version);
     let identity = point_identity(&point.json_path, version, name);
     let time = point_time(&point.name, context.since);
-    let disks: Option<Vec<(String, OpenDisk)>> = (0..point.disks.len())
-        .map(|index| {
-            Some((
-                point.disks[index].name.clone(),
-                opener(context, point, index)?,
-            ))
-        })
-        .collect();
-    Some(context.guests.of_disks(name, identity, time, disks?))
+    let disks = all_disks(context, point)?;
+    Some(context.guests.of_disks(name, identity, time, disks))
+}
+
+/// All disks of a point.
+fn all_disks(
+    context: &Arc<ViewContext>,
+    point: &Arc<RestorePoint>,
+) -> Option<Vec<(String, OpenDisk)>> {
+    let named = |index: usize| {
+        let name = point.disks[index].name.clone();
+        Some((name, opener(context, point, index)?))
+    };
+    (0..point.disks.len()).map(named).collect()
 }

@@ -98,41 +98,71 @@ pub fn scan_disk(
     })
 }
 
-/// Volumes with this content, the whole disk or its partitions: where they are, and their bytes.
-fn holding(
-    content: Content,
-    found: &DiskVolumes,
-    disk: &Arc<dyn ReadAt>,
-) -> Vec<(String, Arc<dyn ReadAt>)> {
-    let mut all = Vec::new();
-    if found.content == content {
-        all.push((found.name.clone(), disk.clone()));
+/// A volume, and where it is: `xvda/part1`, `md/NAME`, `lvm/GROUP/NAME`.
+pub type PlacedVolume = (String, Arc<dyn ReadAt>);
+
+/// A disk itself, or its partitions, with what each holds.
+fn volumes_of(found: &DiskVolumes, disk: &Arc<dyn ReadAt>) -> Vec<(Content, PlacedVolume)> {
+    if found.table == TableKind::None {
+        return vec![(found.content, (found.name.clone(), disk.clone()))];
     }
-    for part in found.partitions.iter().filter(|p| p.content == content) {
-        let place = format!("{}/part{}", found.name, part.partition.number);
-        all.push((place, part.volume.clone()));
-    }
-    all
+    let place = |part: &PartitionVolume| format!("{}/part{}", found.name, part.partition.number);
+    let parts = found.partitions.iter();
+    parts
+        .map(|part| (part.content, (place(part), part.volume.clone())))
+        .collect()
+}
+
+/// Those with this content.
+fn holding(content: Content, all: &[(Content, PlacedVolume)]) -> Vec<PlacedVolume> {
+    let same = all.iter().filter(|(found, _)| *found == content);
+    same.map(|(_, volume)| volume.clone()).collect()
 }
 
 /// Reads partition tables, labels and metadata of all disks, and puts md arrays and volume groups
 /// together; arrays may hold physical volumes. Costs some reads of the first MiB of each partition.
 /// A disk that cannot be read becomes a problem and the others go on.
 pub fn assemble(disks: &[(String, Arc<dyn ReadAt>)]) -> Volumes {
+    survey(disks).0
+}
+
+/// The volumes with this content: on disks, partitions, md arrays and in volume groups. Also what could not
+/// be read on the way.
+pub fn find_all(
+    content: Content,
+    disks: &[(String, Arc<dyn ReadAt>)],
+) -> (Vec<PlacedVolume>, Vec<Problem>) {
+    let (volumes, all) = survey(disks);
+    let mut problems = volumes.problems;
+    let mut found = holding(content, &all);
+    for group in volumes.groups {
+        problems.extend(group.problems);
+        for logical in group.volumes {
+            let place = format!("lvm/{}/{}", group.name, logical.name);
+            match identify(&*logical.volume) {
+                Ok(is) if is == content => found.push((place, logical.volume)),
+                Ok(_) => {}
+                Err(error) => problems.push(Problem::new(place, error.to_string())),
+            }
+        }
+    }
+    (found, problems)
+}
+
+/// All volumes, and those of disks and arrays with what they hold.
+fn survey(disks: &[(String, Arc<dyn ReadAt>)]) -> (Volumes, Vec<(Content, PlacedVolume)>) {
     let mut volumes = Volumes::default();
-    let mut physical = Vec::new();
-    let mut md = Vec::new();
+    let mut all = Vec::new();
     for (name, disk) in disks {
         match scan_disk(name, disk, &mut volumes.problems) {
             Ok(found) => {
-                physical.extend(holding(Content::LvmMember, &found, disk));
-                md.extend(holding(Content::MdMember, &found, disk));
+                all.extend(volumes_of(&found, disk));
                 volumes.disks.push(found);
             }
             Err(error) => volumes.problems.push(Problem::new(name, error.to_string())),
         }
     }
-    let members: Vec<Member> = md
+    let members: Vec<Member> = holding(Content::MdMember, &all)
         .into_iter()
         .map(|(place, volume)| Member { place, volume })
         .collect();
@@ -141,19 +171,19 @@ pub fn assemble(disks: &[(String, Arc<dyn ReadAt>)]) -> Volumes {
     for array in &arrays {
         let place = format!("md/{}", array.name);
         match scan_disk(&place, &array.volume, &mut volumes.problems) {
-            Ok(found) => physical.extend(holding(Content::LvmMember, &found, &array.volume)),
+            Ok(found) => all.extend(volumes_of(&found, &array.volume)),
             Err(error) => volumes
                 .problems
                 .push(Problem::new(place, error.to_string())),
         }
     }
     volumes.arrays = arrays;
-    let members: Vec<PhysicalVolume> = physical
+    let members: Vec<PhysicalVolume> = holding(Content::LvmMember, &all)
         .into_iter()
         .map(|(place, volume)| PhysicalVolume { place, volume })
         .collect();
     let (groups, problems) = assemble_groups(&members);
     volumes.groups = groups;
     volumes.problems.extend(problems);
-    volumes
+    (volumes, all)
 }

@@ -7,7 +7,7 @@
 //! [`Problem`] instead of hiding its neighbours.
 
 mod assemble;
-mod bits;
+pub(crate) mod bits;
 pub mod detect;
 pub mod gpt;
 pub mod lvm;
@@ -18,7 +18,9 @@ pub mod slice;
 
 use std::sync::Arc;
 
-pub use assemble::{DiskVolumes, PartitionVolume, Volumes, assemble, scan_disk};
+pub use assemble::{
+    DiskVolumes, PartitionVolume, PlacedVolume, Volumes, assemble, find_all, scan_disk,
+};
 pub use detect::{Table, TableKind, read_table};
 pub use signature::{Content, identify};
 pub use slice::Slice;

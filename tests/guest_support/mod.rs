@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod mounted;
+#[path = "../../fuzz/src/seal.rs"]
+pub mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -101,6 +103,19 @@ pub fn context() -> GuestContext {
         },
         time: UNIX_EPOCH,
         identity: 1,
+        disks: Arc::new([]),
+    }
+}
+
+/// The context of a restore point with these disks.
+pub fn context_of(disks: Vec<(&str, Arc<dyn ReadAt>)>) -> GuestContext {
+    let opened = disks.into_iter().map(|(name, disk)| {
+        let open: OpenDisk = Arc::new(move || Ok(disk.clone()));
+        (name.to_string(), open)
+    });
+    GuestContext {
+        disks: opened.collect(),
+        ..context()
     }
 }
 

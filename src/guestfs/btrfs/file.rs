@@ -7,9 +7,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fs_btrfs::compression::{self, Compression, ShortDecode};
+use fs_btrfs::superblock::ChecksumType;
 
-use super::btrfs::from_btrfs;
-use super::btrfs_tree::{Trees, key};
+use super::space::keep_failure;
+use super::superblock::Root;
+use super::tree::{Trees, key};
+use super::{bad, from_btrfs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
@@ -26,16 +29,27 @@ const MAX_PACKED: u64 = 128 << 10;
 pub struct Content {
     /// The trees.
     pub trees: Arc<Trees>,
-    /// The subvolume's root block.
-    pub root: u64,
+    /// The subvolume's tree.
+    pub root: Root,
     /// The inode number.
     pub number: u64,
     /// Length in bytes, less than 2^63.
     pub len_bytes: u64,
-    /// The root block of the checksum tree; `None` for files without checksums.
-    pub sums: Option<u64>,
+    /// How contents are verified.
+    pub sums: Sums,
     /// Unpacked extents by their logical address, the one used last in front.
     kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
+}
+
+/// How the contents of a file are verified.
+#[derive(Clone, Copy)]
+pub struct Sums {
+    /// The tree of checksums; `None` for files that have none.
+    pub root: Option<Root>,
+    /// Their kind.
+    pub kind: ChecksumType,
+    /// Bytes that each of them is over.
+    pub sector_bytes: u32,
 }
 
 /// What a part of a file is.
@@ -65,10 +79,6 @@ struct Part {
     piece: Piece,
 }
 
-fn bad(message: &str) -> Error {
-    Error::corrupt(format!("btrfs: {message}"))
-}
-
 fn le64(bytes: &[u8], at: usize) -> Result<u64> {
     bytes
         .get(at..at + 8)
@@ -84,10 +94,10 @@ impl Content {
     /// `Corrupt` for a length that no file can have.
     pub fn new(
         trees: Arc<Trees>,
-        root: u64,
+        root: Root,
         number: u64,
         len_bytes: u64,
-        sums: Option<u64>,
+        sums: Sums,
     ) -> Result<Self> {
         if i64::try_from(len_bytes).is_err() {
             return Err(bad("a file says it has more than 2^63 bytes"));
@@ -103,7 +113,7 @@ impl Content {
     }
 
     fn sector_bytes(&self) -> u64 {
-        u64::from(self.trees.fs().superblock().sectorsize).max(512)
+        u64::from(self.sums.sector_bytes)
     }
 
     /// The part of the file that `offset` is in.
@@ -264,26 +274,49 @@ impl Content {
         Ok(())
     }
 
-    /// Reads whole sectors from the first copy that is good.
+    /// Reads whole sectors, run by run: what lies in one piece on a device.
     fn read_sectors(&self, logical: u64, buf: &mut [u8]) -> Result<()> {
+        let locate = |at| Ok(((), self.trees.space().run_end(at)?));
+        let sector = self.sector_bytes();
+        read_pieces(buf, logical, locate, |(), run, at| {
+            let Some(root) = self.sums.root else {
+                return self.trees.space().read_unverified(at, run);
+            };
+            let failed = match self.read_sound(root, at, run) {
+                Err(error) if run.len() as u64 > sector => error,
+                done => return done,
+            };
+            if self.trees.space().ways_to(at, 1)? == 1 {
+                return Err(failed);
+            }
+            // No copy is good as a whole, but each sector may be good in one of them.
+            let sectors = run.chunks_mut(sector as usize);
+            for (sector_bytes, at) in sectors.zip((at..).step_by(sector as usize)) {
+                self.read_sound(root, at, sector_bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads sectors of one run, in the first way that gives what their checksums say.
+    fn read_sound(&self, sums: Root, logical: u64, buf: &mut [u8]) -> Result<()> {
+        let space = self.trees.space();
         let mut failed = None;
-        for copy in 0..self.trees.copies(logical)? {
-            let read = self
-                .trees
-                .read(logical, copy, buf)
-                .and_then(|()| self.verify(logical, buf));
+        for way in 0..space.ways_to(logical, buf.len() as u64)? {
+            let read = space
+                .read(logical, way, buf)
+                .and_then(|()| self.verify(sums, logical, buf));
             match read {
                 Ok(()) => return Ok(()),
-                Err(error) => _ = failed.get_or_insert(error),
+                Err(error) => keep_failure(&mut failed, error),
             }
         }
         Err(failed.unwrap_or_else(|| bad("a file's extent has no copies")))
     }
 
-    fn verify(&self, logical: u64, bytes: &[u8]) -> Result<()> {
-        let Some(root) = self.sums else { return Ok(()) };
+    fn verify(&self, root: Root, logical: u64, bytes: &[u8]) -> Result<()> {
         let sector = self.sector_bytes();
-        let method = self.trees.fs().superblock().csum_type;
+        let method = self.sums.kind;
         let size = method.digest_len();
         let mut rest = bytes.chunks_exact(sector as usize);
         let mut at = logical;

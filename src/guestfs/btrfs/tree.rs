@@ -5,20 +5,18 @@
 //! extents only as a whole.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use fs_btrfs::Filesystem;
 use fs_btrfs::btree::{Body, Item, TreeBlock, TreeGeometry, compare_keys};
 use fs_btrfs::chunk::DiskKey;
-use fs_core::BlockRead;
 use quick_cache::sync::Cache;
 
-use super::btrfs::from_btrfs;
-use crate::error::{Error, Result};
+use super::space::{Space, keep_failure};
+use super::superblock::{MAX_LEVELS, Root, Superblock};
+use super::{bad, from_btrfs};
+use crate::error::Result;
+use crate::volume::bits::has;
 
-/// A tree has at most this many levels.
-const MAX_LEVELS: u8 = 8;
 /// Bytes of verified blocks that are kept.
 const KEPT_BYTES: usize = 8 << 20;
 
@@ -31,14 +29,12 @@ pub fn key(objectid: u64, key_type: u8, offset: u64) -> DiskKey {
     }
 }
 
-/// Reads the trees of one file system. Which tree is told by the address of its root block.
+/// Reads the trees of one file system.
 pub struct Trees {
-    device: Arc<dyn BlockRead>,
-    fs: Arc<Filesystem>,
+    space: Space,
     geometry: TreeGeometry,
+    seeds: Vec<[u8; 16]>,
     kept: Cache<u64, Arc<TreeBlock>>,
-    /// Generations of roots by their places: below them, parents tell.
-    generations: HashMap<u64, u64>,
 }
 
 /// A place in a leaf.
@@ -65,41 +61,35 @@ impl Place {
 }
 
 impl Trees {
-    /// For an open file system on a device.
-    /// `generations`: of the roots, by their places, as far as they are known.
-    pub fn new(
-        device: Arc<dyn BlockRead>,
-        fs: Arc<Filesystem>,
-        generations: HashMap<u64, u64>,
-    ) -> Self {
-        let geometry = TreeGeometry::from_superblock(fs.superblock());
+    /// The trees in a space. `seeds`: what blocks of the file systems carry that this one grew from.
+    pub fn new(space: Space, superblock: &Superblock, seeds: &[[u8; 16]]) -> Self {
+        let geometry = superblock.geometry();
         let kept = KEPT_BYTES / geometry.nodesize.max(4096) as usize;
         Trees {
-            device,
-            fs,
+            space,
             geometry,
+            seeds: seeds.to_vec(),
             kept: Cache::new(kept),
-            generations,
         }
     }
 
-    /// The crate's view, for what is in the superblock and the chunk map.
-    pub fn fs(&self) -> &Filesystem {
-        &self.fs
+    /// The space, for what is not in trees.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// The item with exactly this key.
     ///
     /// # Errors
     /// `Corrupt` when the tree does not hold together, here and below.
-    pub fn get(&self, root: u64, wanted: &DiskKey) -> Result<Option<Place>> {
+    pub fn get(&self, root: Root, wanted: &DiskKey) -> Result<Option<Place>> {
         let place = self.descend(root, wanted)?;
         let is_it = place.item().is_some_and(|(found, _)| found == *wanted);
         Ok(is_it.then_some(place))
     }
 
     /// The item with this key or the last one before it, `None` when the tree begins later.
-    pub fn at_or_before(&self, root: u64, wanted: &DiskKey) -> Result<Option<Place>> {
+    pub fn at_or_before(&self, root: Root, wanted: &DiskKey) -> Result<Option<Place>> {
         let mut place = self.descend(root, wanted)?;
         if place.item().is_some_and(|(found, _)| found == *wanted) {
             return Ok(Some(place));
@@ -118,7 +108,7 @@ impl Trees {
     /// Calls `each` with the items from `from` on, in the order of keys, until it says stop.
     pub fn scan(
         &self,
-        root: u64,
+        root: Root,
         from: &DiskKey,
         mut each: impl FnMut(&DiskKey, &[u8]) -> Result<bool>,
     ) -> Result<()> {
@@ -140,8 +130,13 @@ impl Trees {
     }
 
     /// The leaf that holds a key or would hold it, at the first item that is not before the key.
-    fn descend(&self, root: u64, wanted: &DiskKey) -> Result<Place> {
-        let mut block = self.block(root, self.generations.get(&root).copied())?;
+    fn descend(&self, root: Root, wanted: &DiskKey) -> Result<Place> {
+        let mut block = self.block(root.block, root.generation)?;
+        if block.header.level != root.level {
+            return Err(bad(
+                "the root of a tree is of another level than it should be",
+            ));
+        }
         let mut next = None;
         for _ in 0..MAX_LEVELS {
             let pointers = match &block.body {
@@ -165,7 +160,7 @@ impl Trees {
             if let Some(later) = pointers.get(index + 1) {
                 next = Some(later.key);
             }
-            let child = self.block(pointer.blockptr, Some(pointer.generation))?;
+            let child = self.block(pointer.blockptr, pointer.generation)?;
             let first = match &child.body {
                 Body::Leaf(items) => items.first().map(|item| item.key),
                 Body::Node(pointers) => pointers.first().map(|p| p.key),
@@ -178,19 +173,28 @@ impl Trees {
         Err(bad("a tree is too high"))
     }
 
+    fn parse(&self, bytes: Vec<u8>, logical: u64) -> Result<TreeBlock> {
+        let mut geometry = self.geometry;
+        if let Some(seed) = self.seeds.iter().find(|seed| has(&bytes, 0x20, *seed)) {
+            geometry.fsid = *seed;
+        }
+        TreeBlock::parse(bytes, logical, &geometry).map_err(from_btrfs)
+    }
+
     /// A verified block, from whichever copy is good.
-    fn block(&self, logical: u64, generation: Option<u64>) -> Result<Arc<TreeBlock>> {
-        let is_wanted =
-            |block: &TreeBlock| generation.is_none_or(|wanted| block.header.generation == wanted);
+    fn block(&self, logical: u64, generation: u64) -> Result<Arc<TreeBlock>> {
+        let is_wanted = |block: &TreeBlock| block.header.generation == generation;
         if let Some(block) = self.kept.get(&logical).filter(|block| is_wanted(block)) {
             return Ok(block);
         }
+        let len_bytes = self.geometry.nodesize;
         let mut failed = None;
-        for copy in 0..self.copies(logical)? {
-            let mut bytes = vec![0; self.geometry.nodesize as usize];
+        for way in 0..self.space.ways_to(logical, u64::from(len_bytes))? {
+            let mut bytes = vec![0; len_bytes as usize];
             let block = self
-                .read(logical, copy, &mut bytes)
-                .and_then(|()| TreeBlock::parse(bytes, logical, &self.geometry).map_err(from_btrfs))
+                .space
+                .read(logical, way, &mut bytes)
+                .and_then(|()| self.parse(bytes, logical))
                 .and_then(|block| match is_wanted(&block) {
                     true => Ok(block),
                     false => Err(bad("a block is of another time than its parent says")),
@@ -201,42 +205,9 @@ impl Trees {
                     self.kept.insert(logical, block.clone());
                     return Ok(block);
                 }
-                Err(error) => _ = failed.get_or_insert(error),
+                Err(error) => keep_failure(&mut failed, error),
             }
         }
         Err(failed.unwrap_or_else(|| bad("a block has no copies")))
     }
-
-    /// How many copies there are of what is at a logical address.
-    pub fn copies(&self, logical: u64) -> Result<usize> {
-        self.fs.chunk_map().mirrors_at(logical).map_err(from_btrfs)
-    }
-
-    /// Reads one copy of the bytes at a logical address.
-    pub fn read(&self, logical: u64, copy: usize, buf: &mut [u8]) -> Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = logical
-                .checked_add(done as u64)
-                .ok_or_else(|| bad("an address is too large"))?;
-            let mapped = self
-                .fs
-                .chunk_map()
-                .map_mirror(at, copy)
-                .map_err(from_btrfs)?;
-            let take = mapped.len.min((buf.len() - done) as u64) as usize;
-            if take == 0 {
-                return Err(bad("an address leads nowhere"));
-            }
-            self.device
-                .read_at(mapped.physical, &mut buf[done..done + take])
-                .map_err(|error| from_btrfs(error.into()))?;
-            done += take;
-        }
-        Ok(())
-    }
-}
-
-fn bad(message: &str) -> Error {
-    Error::corrupt(format!("btrfs: {message}"))
 }

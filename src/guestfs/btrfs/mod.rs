@@ -1,39 +1,57 @@
-//! btrfs on one device, on `rust-fs-btrfs`.
+//! btrfs, on one device or several.
 //!
-//! The crate opens the file system, parses and verifies what is in the trees, and unpacks zlib, lzo and
-//! zstd. The trees are walked in `btrfs_tree`, contents read in `btrfs_file`.
+//! Flow: [`devices`] finds the devices and the [`superblock`] that counts → [`chunk`]s say what of which device
+//! a logical address is → [`space`] reads there, working out by [`parity`] what is missing → [`tree`] walks the
+//! trees, each block verified → `file` reads contents, each sector verified.
+//!
+//! `rust-fs-btrfs` parses and verifies what is in the trees, and unpacks zlib, lzo and zstd.
 //! Subvolumes appear where they are linked, as in the kernel's mount of the top level. A log tree (what
-//! was synced since the last commit) is not replayed: it is masked out, which gives the kernel's
-//! `nologreplay` view, and that is said.
+//! was synced since the last commit) is not replayed, which gives the kernel's `nologreplay` view, and
+//! that is said.
+
+mod chunk;
+mod devices;
+mod file;
+mod parity;
+mod space;
+mod superblock;
+mod tree;
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use fs_btrfs::Filesystem;
 use fs_btrfs::dir::{self, DirEntry};
 use fs_btrfs::inode::{FIRST_FREE_OBJECTID, FileType, Inode};
-use fs_btrfs::subvol::FS_TREE_OBJECTID;
-use fs_btrfs::superblock::Superblock;
+use fs_btrfs::subvol::{FS_TREE_OBJECTID, is_subvolume_id};
 use fs_btrfs::xattr;
 
-use super::btrfs_file::Content;
-use super::btrfs_tree::{Trees, key};
-use super::device::Device;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
+use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
+use crate::volume::bits::le64;
+use chunk::{Chunk, Chunks};
+use devices::Devices;
+use file::{Content, Sums};
+use space::{Member, Space};
+use superblock::{DeviceId, Root, Superblock};
+use tree::{Trees, key};
 
 const INODE_ITEM: u8 = 1;
 const XATTR_ITEM: u8 = 24;
 const DIR_ITEM: u8 = 84;
 const DIR_INDEX: u8 = 96;
 const ROOT_ITEM: u8 = 132;
+const ROOT_BACKREF: u8 = 144;
+const DEV_ITEM: u8 = 216;
+const CHUNK_ITEM: u8 = 228;
+const DEV_ITEMS: u64 = 1;
+const FIRST_CHUNK_TREE: u64 = 256;
 const CSUM_TREE: u64 = 7;
-/// Where a root item keeps the address of the tree's root block.
-const ROOT_BLOCK_OFFSET: usize = 176;
 /// Inodes whose contents have no checksums.
 const FLAGS_WITHOUT_SUMS: u64 = 1;
 const MAX_TARGET_BYTES: u64 = 4096;
@@ -45,11 +63,10 @@ const BATCH_ENTRIES: usize = 4096;
 const TREE_SHIFT: u32 = 44;
 /// Stands for a directory that has no inode of its own (the kernel's number, too).
 const EMPTY_DIR: u64 = fs_btrfs::subvol::EMPTY_SUBVOL_DIR_OBJECTID;
-/// Superblock copies lie here; the first one is read by everybody.
-const SUPER_OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
-const SUPER_BYTES: usize = 4096;
-const LOG_ROOT_OFFSET: usize = 96;
-const LOG_LEVEL_OFFSET: usize = 200;
+/// As many as their places have numbers.
+const MAX_SUBVOLUMES: usize = 1 << (64 - TREE_SHIFT);
+/// Missing devices that are told of.
+const MAX_NAMED: usize = 32;
 
 /// An open btrfs.
 pub struct BtrfsFs {
@@ -58,86 +75,58 @@ pub struct BtrfsFs {
     /// first. Always the same for the same volume: numbers outlive this reader, which is opened anew
     /// after it was idle.
     ids: Vec<u64>,
-    /// Where each subvolume's tree starts and which one holds it, by its id.
-    roots: HashMap<u64, (u64, u64)>,
-    /// Where the tree of checksums starts.
-    sums: u64,
-}
-
-/// The device with the log masked out of the superblocks.
-struct Masked {
-    device: Device,
-    superblocks: Vec<(u64, Vec<u8>)>,
-}
-
-impl fs_core::BlockRead for Masked {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> fs_core::Result<()> {
-        fs_core::BlockRead::read_at(&self.device, offset, buf)?;
-        let end = offset + buf.len() as u64;
-        for (start, block) in &self.superblocks {
-            let from = offset.max(*start);
-            let to = end.min(start + block.len() as u64);
-            if from < to {
-                buf[(from - offset) as usize..(to - offset) as usize]
-                    .copy_from_slice(&block[(from - start) as usize..(to - start) as usize]);
-            }
-        }
-        Ok(())
-    }
-
-    fn size_bytes(&self) -> u64 {
-        fs_core::BlockRead::size_bytes(&self.device)
-    }
+    /// Each subvolume's tree, and the subvolume that holds it, by its id.
+    roots: HashMap<u64, (Root, u64)>,
+    /// How contents are verified.
+    sums: Sums,
+    /// The last commit that is shown.
+    commit: Root,
 }
 
 impl BtrfsFs {
-    /// Reads the superblocks, the chunk tree and the root tree.
-    pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
-        let device = Device::new(volume);
-        let superblocks = masked_superblocks(&device)?;
-        if !superblocks.is_empty() {
+    /// Finds the devices, and reads the superblocks, the chunk tree and the root tree.
+    ///
+    /// # Errors
+    /// `Unsupported` for features that are not read; `Corrupt` when what is there does not make sense, or is
+    /// not enough.
+    pub fn open(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Arc<dyn GuestFs>> {
+        let Devices {
+            superblock,
+            members,
+            seeds,
+        } = devices::find(volume, others)?;
+        superblock.check_features()?;
+        if superblock.log_root != 0 {
             tracing::warn!(
                 "btrfs: what was synced after the last commit is in a log, which is not replayed"
             );
         }
-        let masked = Arc::new(Masked {
-            device,
-            superblocks,
-        });
-        let fs = Arc::new(Filesystem::mount_with_cache(masked.clone(), 0).map_err(from_btrfs)?);
-        let subvolumes = fs.subvolumes().map_err(from_btrfs)?;
-        let mut generations: HashMap<u64, u64> = subvolumes
-            .iter()
-            .map(|subvolume| (subvolume.bytenr, subvolume.generation))
-            .collect();
-        generations.insert(fs.superblock().root, fs.superblock().generation);
-        let roots: HashMap<u64, (u64, u64)> = subvolumes
-            .into_iter()
-            .map(|subvolume| (subvolume.id, (subvolume.bytenr, subvolume.parent)))
-            .collect();
+        let members = Arc::new(members);
+        let chunks = all_chunks(&superblock, &members, &seeds)?;
+        let trees = Trees::new(Space::new(chunks, members), &superblock, &seeds);
+        let (roots, sums) = all_roots(&trees, superblock.root)?;
         let mut ids: Vec<u64> = roots.keys().copied().collect();
         ids.sort_unstable();
         if ids.first() != Some(&FS_TREE_OBJECTID) {
-            return Err(Error::corrupt("the top level is not there"));
+            return Err(bad("the top level is not there"));
         }
-        let main = fs.superblock().root;
-        let trees = Arc::new(Trees::new(masked, fs, generations));
-        let sums = trees.get(main, &key(CSUM_TREE, ROOT_ITEM, 0))?;
-        let sums = sums.as_ref().and_then(|place| place.item());
-        let sums = sums.and_then(|(_, data)| data.get(ROOT_BLOCK_OFFSET..ROOT_BLOCK_OFFSET + 8));
-        let sums = sums.and_then(|bytes| bytes.try_into().ok());
         // Without it nothing would be verified; the kernel does not mount such a volume, either.
-        let sums = sums.ok_or_else(|| Error::corrupt("there is no tree of checksums"))?;
+        let sums = sums.ok_or_else(|| bad("there is no tree of checksums"))?;
         Ok(Arc::new(BtrfsFs {
-            trees,
+            trees: Arc::new(trees),
             ids,
             roots,
-            sums: u64::from_le_bytes(sums),
+            commit: superblock.root,
+            sums: Sums {
+                root: Some(sums),
+                kind: superblock.sums,
+                sector_bytes: superblock.sector_bytes,
+            },
         }))
     }
 
-    /// The subvolume's place, its root block, and the number within it.
-    fn split(&self, inode: GuestInode) -> Result<(usize, u64, u64)> {
+    /// The subvolume's place, its tree, and the number within it.
+    fn split(&self, inode: GuestInode) -> Result<(usize, Root, u64)> {
         let index = (inode >> TREE_SHIFT) as usize;
         let number = inode & ((1 << TREE_SHIFT) - 1);
         let id = self.ids.get(index).copied();
@@ -171,8 +160,8 @@ impl BtrfsFs {
         Ok((index as u64) << TREE_SHIFT | number)
     }
 
-    /// An inode with the root block of its subvolume.
-    fn inode(&self, inode: GuestInode) -> Result<(u64, Inode)> {
+    /// An inode with the tree of its subvolume.
+    fn inode(&self, inode: GuestInode) -> Result<(Root, Inode)> {
         let (_, root, number) = self.split(inode)?;
         if number == EMPTY_DIR {
             let mut inode = self.read_inode(root, FIRST_FREE_OBJECTID)?;
@@ -182,7 +171,7 @@ impl BtrfsFs {
         Ok((root, self.read_inode(root, number)?))
     }
 
-    fn read_inode(&self, root: u64, number: u64) -> Result<Inode> {
+    fn read_inode(&self, root: Root, number: u64) -> Result<Inode> {
         let place = self.trees.get(root, &key(number, INODE_ITEM, 0))?;
         let (_, data) = place
             .as_ref()
@@ -191,39 +180,94 @@ impl BtrfsFs {
         Inode::parse(data, number).map_err(from_btrfs)
     }
 
-    fn content(&self, root: u64, inode: &Inode) -> Result<Content> {
-        let sums = match inode.flags & FLAGS_WITHOUT_SUMS {
-            0 => Some(self.sums),
-            _ => None,
-        };
+    fn content(&self, root: Root, inode: &Inode) -> Result<Content> {
+        let mut sums = self.sums;
+        if inode.flags & FLAGS_WITHOUT_SUMS != 0 {
+            sums.root = None;
+        }
         Content::new(self.trees.clone(), root, inode.ino, inode.size, sums)
     }
 }
 
-/// The superblock copies without their log, when any has one.
-fn masked_superblocks(device: &Device) -> Result<Vec<(u64, Vec<u8>)>> {
-    let len = device.volume().len_bytes();
-    let mut copies = Vec::new();
-    let mut has_log = false;
-    for offset in SUPER_OFFSETS {
-        if offset + SUPER_BYTES as u64 > len {
-            break;
+fn bad(message: &str) -> Error {
+    Error::corrupt(format!("btrfs: {message}"))
+}
+
+/// Reads the chunk tree, by the chunks that the superblock has, and says which devices are not there.
+fn all_chunks(
+    superblock: &Superblock,
+    members: &Arc<Vec<Member>>,
+    seeds: &[[u8; 16]],
+) -> Result<Chunks> {
+    let sector_bytes = superblock.sector_bytes;
+    let of_superblock = || Chunks::of_superblock(&superblock.system_chunks, sector_bytes);
+    let space = Space::new(of_superblock()?, members.clone());
+    let trees = Trees::new(space, superblock, seeds);
+    let mut chunks = of_superblock()?;
+    let mut missing = Vec::new();
+    trees.scan(superblock.chunk_root, &key(0, 0, 0), |found, data| {
+        match (found.objectid, found.key_type) {
+            (DEV_ITEMS, DEV_ITEM) => {
+                let id = DeviceId::parse(data);
+                if !members.iter().any(|member| member.id == id) && missing.len() < MAX_NAMED {
+                    missing.push(id);
+                }
+            }
+            (FIRST_CHUNK_TREE, CHUNK_ITEM) => {
+                chunks.insert(Chunk::parse(found.offset, data, sector_bytes)?)?;
+            }
+            (_, CHUNK_ITEM) => return Err(bad("a chunk is filed where none can be")),
+            _ => {}
         }
-        let mut block = vec![0; SUPER_BYTES];
-        device.read(&mut block, offset)?;
-        // A damaged copy is left for the crate to refuse.
-        let Ok(superblock) = Superblock::parse_at(&block, offset) else {
-            continue;
-        };
-        if superblock.has_dirty_log() {
-            has_log = true;
-            block[LOG_ROOT_OFFSET..LOG_ROOT_OFFSET + 8].fill(0);
-            block[LOG_LEVEL_OFFSET] = 0;
-            fs_btrfs::super_write::stamp_checksum(&mut block, superblock.csum_type);
-            copies.push((offset, block));
-        }
+        Ok(true)
+    })?;
+    for id in missing {
+        tracing::warn!("btrfs: {id} is missing; what is only there cannot be read");
     }
-    Ok(if has_log { copies } else { Vec::new() })
+    Ok(chunks)
+}
+
+type Roots = HashMap<u64, (Root, u64)>;
+
+/// All subvolumes, with those that hold them, and the tree of checksums.
+fn all_roots(trees: &Trees, root: Root) -> Result<(Roots, Option<Root>)> {
+    let mut roots = Roots::new();
+    let mut sums = None;
+    trees.scan(root, &key(0, 0, 0), |found, data| {
+        let id = found.objectid;
+        let is_subvolume = is_subvolume_id(id);
+        match found.key_type {
+            ROOT_ITEM if is_subvolume || id == CSUM_TREE => {
+                // After the top directory's inode: generation, its number, block; level at the end.
+                let level = *data.get(238).ok_or_else(|| bad("a root is too short"))?;
+                let root = Root {
+                    block: le64(data, 176),
+                    generation: le64(data, 160),
+                    level,
+                };
+                if id == CSUM_TREE {
+                    sums = Some(root);
+                } else {
+                    roots.insert(id, (root, 0));
+                }
+            }
+            // Comes right after the root it belongs to.
+            ROOT_BACKREF if is_subvolume => {
+                if let Some((_, parent)) = roots.get_mut(&id) {
+                    *parent = found.offset;
+                }
+            }
+            _ => {}
+        }
+        match roots.len() {
+            0..=MAX_SUBVOLUMES => Ok(true),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                "btrfs: there are too many subvolumes",
+            )),
+        }
+    })?;
+    Ok((roots, sums))
 }
 
 fn kind_of(kind: FileType) -> NodeKind {
@@ -241,6 +285,12 @@ fn kind_of(kind: FileType) -> NodeKind {
 impl GuestFs for BtrfsFs {
     fn root(&self) -> GuestInode {
         FIRST_FREE_OBJECTID
+    }
+
+    fn state(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.commit.generation, self.commit.block).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {

@@ -1,0 +1,88 @@
+//! The other volumes of a restore point, for a file system that lies over several.
+//!
+//! Looked for anew each time that such a file system is opened: nothing is kept that could be out of date, and
+//! a disk that could not be read then may be readable now.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::disk::OpenDisk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::{Extent, ReadAt};
+use crate::volume::{Content, PlacedVolume, find_all};
+
+/// Whether a failure says nothing about what is on a disk: another time it may be read.
+pub(super) fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Transient | ErrorKind::Changed)
+}
+
+/// All volumes with this content but the one at `own`. A disk that is damaged or gone counts as missing, with a
+/// warning.
+///
+/// # Errors
+/// What kept a disk from being searched, if that may pass. Without it, what is shown could be an older state
+/// than with it.
+pub(super) fn other_volumes(
+    disks: &[(String, OpenDisk)],
+    content: Content,
+    own: &str,
+) -> Result<Vec<PlacedVolume>> {
+    let passing: Passing = Arc::default();
+    let mut opened: Vec<PlacedVolume> = Vec::new();
+    for (name, open) in disks {
+        match open() {
+            Ok(disk) => {
+                let passing = passing.clone();
+                opened.push((name.clone(), Arc::new(Watched { disk, passing })));
+            }
+            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
+        }
+    }
+    let (mut found, problems) = find_all(content, &opened);
+    if let Some(error) = lock(&passing).take() {
+        return Err(error);
+    }
+    for problem in problems {
+        tracing::warn!(subject = %problem.subject, "{}", problem.message);
+    }
+    found.retain(|(place, _)| place != own);
+    Ok(found)
+}
+
+/// The first failure that may pass.
+type Passing = Arc<Mutex<Option<Error>>>;
+
+fn lock(passing: &Passing) -> std::sync::MutexGuard<'_, Option<Error>> {
+    passing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A disk whose failures are noted: the search itself only says in words what it could not read.
+struct Watched {
+    disk: Arc<dyn ReadAt>,
+    passing: Passing,
+}
+
+impl Watched {
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && may_pass(error)
+        {
+            lock(&self.passing).get_or_insert_with(|| error.clone());
+        }
+        result
+    }
+}
+
+impl ReadAt for Watched {
+    fn len_bytes(&self) -> u64 {
+        self.disk.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.note(self.disk.read_exact_at(buf, offset))
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.note(self.disk.extent_at(offset))
+    }
+}
