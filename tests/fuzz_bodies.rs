@@ -9,10 +9,11 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bodies::{BODIES, SEPARATOR};
+use bodies::{BODIES, DATA_AT, SEPARATOR};
 use brfs::io::ReadAt;
 use brfs::volume::lvm::label::{read_label, read_text};
 use support::chain::{Chain, Storage};
+use support::golden::unpack;
 use support::md;
 use support::rng::Rng;
 use support::sparse::Fill;
@@ -92,18 +93,41 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             let area = read_label(&disk).unwrap().unwrap().metadata_areas[0];
             vec![read_text(&disk, area).unwrap().unwrap()]
         }
-        "md" => [(0, 0), (1, 0), (-1, 0), (4, 0), (5, 2), (10, 0x102)]
+        "lvm_layers" => ["snapshots", "thin", "cachevol-writeback", "mirrors", "raid5_ls"]
+            .map(|scenario| {
+                let dir = unpack(
+                    &Path::new(env!("CARGO_MANIFEST_DIR"))
+                        .join("tests/fixtures/guests/kernel-lvm.tar.zst"),
+                    "kernel-lvm",
+                );
+                let disks = [0, 1].map(|number| {
+                    let name = format!("lvm-{scenario}/disk{number}.img");
+                    std::fs::read(dir.join(name)).unwrap_or_default()
+                });
+                let area = read_label(&disks[0]).unwrap().unwrap().metadata_areas[0];
+                let text = read_text(&disks[0], area).unwrap().unwrap();
+                // Where the metadata of all layers is.
+                let behind = |disk: &Vec<u8>| {
+                    let end = disk.len().min(3 << 19);
+                    disk.get(DATA_AT..end).unwrap_or_default().to_vec()
+                };
+                joined(&[&text, &behind(&disks[0]), &behind(&disks[1])])
+            })
+            .to_vec(),
+        "md" => [(0, 0), (1, 0), (-1, 0), (4, 0), (5, 2), (6, 10), (10, 0x102), (10, 0x1_0201)]
             .map(|(level, layout)| {
+                let disks = if level == 6 { 4 } else { 2 };
                 let array = md::Array {
                     level,
                     layout,
                     chunk_bytes: 4096,
-                    disks: 2,
+                    disks,
                     dropped: None,
                     events: 5,
                 };
-                let members = [0, 1].map(|role| md::member(array, role, &[7; 16 << 10]));
-                joined(&[&members[0], &members[1]])
+                let members = [0, 1, 2, 3].map(|role| md::member(array, role, &[7; 16 << 10]));
+                let members: Vec<&[u8]> = members.iter().map(Vec::as_slice).collect();
+                joined(&members[..disks as usize])
             })
             .to_vec(),
         "wof_chunk" => {
@@ -219,6 +243,7 @@ fn partition_tables() {
 fn lvm_metadata() {
     drive("lvm_text");
     drive("lvm_volume");
+    drive("lvm_layers");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! The images under `tests/fixtures/guests` were made by `scripts/fixtures/make-guests --golden`, which
 //! also wrote down what the kernel (for NTFS and exFAT their FUSE drivers, for FAT and ISO 9660 the source
-//! of the copy) showed. Larger ones can be compared with
+//! of the copy) showed; those of XFS 4 and of ext2 without features are by `make-kernel-guests`. Larger ones
+//! can be compared with
 //! `BRFS_GUESTS=DIR cargo test --release --test guestfs_walk -- --ignored`.
 
 mod guest_support;
@@ -65,6 +66,17 @@ fn ext4_with_a_dirty_journal() {
 #[test]
 fn xfs_with_a_dirty_log() {
     compare_golden("xfs-dirty");
+}
+
+#[test]
+fn xfs_4_clean_and_with_a_dirty_log() {
+    compare_golden("xfs-4");
+    compare_golden("xfs-4-dirty");
+}
+
+#[test]
+fn ext2_of_revision_0() {
+    compare_golden("ext2-revision-0");
 }
 
 /// Readers are dropped when they are idle and opened anew; what the kernel knows by its number must be

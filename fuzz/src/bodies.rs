@@ -29,6 +29,7 @@ pub const BODIES: &[Body] = &[
     ("partitions", partitions),
     ("lvm_text", lvm_text),
     ("lvm_volume", lvm_volume),
+    ("lvm_layers", lvm_layers),
     ("md", md),
     ("wof_chunk", wof_chunk),
 ];
@@ -194,10 +195,33 @@ pub fn lvm_text(data: &[u8]) {
 pub fn lvm_volume(data: &[u8]) {
     let mut text = data.to_vec();
     text.truncate(60 << 10);
-    let id = id_of_first_volume(&text);
-    let disk: Arc<dyn ReadAt> = Arc::new(physical_volume(&id, &text));
-    let volumes = assemble(&[("xvda".into(), disk)]);
-    for group in &volumes.groups {
+    let id = id_of_volume(&text, 0);
+    read_groups(vec![physical_volume(&id, &text)]);
+}
+
+/// The text of LVM metadata, and what two physical volumes hold behind it: records and bitmaps of RAID, stores of
+/// snapshots, metadata of thin pools and caches, with sound checksums.
+pub fn lvm_layers(data: &[u8]) {
+    let [text, first, second] = pieces(data);
+    let text = &text[..text.len().min(60 << 10)];
+    let disks = [first, second].into_iter().zip(0..).map(|(bytes, number)| {
+        let mut disk = physical_volume(&id_of_volume(text, number), text);
+        let mut bytes = bytes[..bytes.len().min(16 << 20)].to_vec();
+        fix_device_mapper(&mut bytes);
+        disk.truncate(DATA_AT);
+        disk.extend(bytes);
+        disk
+    });
+    read_groups(disks.collect());
+}
+
+fn read_groups(disks: Vec<Vec<u8>>) {
+    let disks: Vec<(String, Arc<dyn ReadAt>)> = disks
+        .into_iter()
+        .zip(["xvda", "xvdb"])
+        .map(|(bytes, name)| (name.to_owned(), Arc::new(bytes) as Arc<dyn ReadAt>))
+        .collect();
+    for group in &assemble(&disks).groups {
         for volume in &group.volumes {
             let bytes = &volume.volume;
             let len = bytes.len_bytes();
@@ -205,19 +229,47 @@ pub fn lvm_volume(data: &[u8]) {
             for offset in [0, len / 2, len.saturating_sub(4096)] {
                 let take = (len - offset.min(len)).min(4096) as usize;
                 let _ = bytes.read_exact_at(&mut buf[..take], offset);
-                if offset < len {
-                    let _ = bytes.extent_at(offset);
+                if offset < len
+                    && let Ok(Extent { end, .. }) = bytes.extent_at(offset)
+                {
+                    assert!(end > offset && end <= len);
                 }
             }
         }
     }
 }
 
-/// The id that the text gives the first physical volume, without its dashes.
-fn id_of_first_volume(text: &[u8]) -> Vec<u8> {
+/// Blocks that look like those of thin pools and caches get the checksums that their bytes have, and their place
+/// if they say one of the first blocks (it counts from where the metadata begins, which only the text tells).
+fn fix_device_mapper(bytes: &mut [u8]) {
+    const THIN: u64 = 27_022_010;
+    const CACHE: u64 = 0o6_142_003;
+    for block in bytes.chunks_exact_mut(4096) {
+        let word = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().unwrap());
+        let half = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap());
+        let xor: u32 = match word(32) {
+            THIN => 160_774,
+            CACHE => 9_031_977,
+            _ if matches!(half(4), 1 | 2) && half(24) == 8 => 121_107,
+            _ if half(12) == 8 && half(4) == 509 => 595_846_735,
+            _ => continue,
+        };
+        let sum = block[4..].iter().fold(u32::MAX, |mut register, &byte| {
+            register ^= u32::from(byte);
+            for _ in 0..8 {
+                register = (register >> 1) ^ (0x82F6_3B78 & (register & 1).wrapping_neg());
+            }
+            register
+        });
+        block[..4].copy_from_slice(&(sum ^ xor).to_le_bytes());
+    }
+}
+
+/// The id that the text gives a physical volume, without its dashes.
+fn id_of_volume(text: &[u8], number: usize) -> Vec<u8> {
     let text = String::from_utf8_lossy(text);
     let id = text
-        .split_once("pv0")
+        .split_once(&format!("pv{number} {{"))
         .and_then(|(_, behind)| behind.split_once("id = \""))
         .and_then(|(_, behind)| behind.split_once('"'));
     let mut id: Vec<u8> = id
@@ -229,9 +281,12 @@ fn id_of_first_volume(text: &[u8]) -> Vec<u8> {
     id
 }
 
+const AREA: usize = 4096;
+const AREA_BYTES: usize = 64 << 10;
+/// Where what is behind the metadata begins.
+pub const DATA_AT: usize = AREA + AREA_BYTES;
+
 fn physical_volume(id: &[u8], text: &[u8]) -> Vec<u8> {
-    const AREA: usize = 4096;
-    const AREA_BYTES: usize = 64 << 10;
     let mut disk = vec![0; 2 << 20];
     let put = |disk: &mut [u8], at: usize, bytes: &[u8]| {
         disk[at..at + bytes.len()].copy_from_slice(bytes);

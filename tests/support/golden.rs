@@ -183,7 +183,8 @@ pub fn directory() -> PathBuf {
     unpack(&root.join("tests/fixtures/xo-golden.tar.zst"), "xo-golden")
 }
 
-fn unpack(archive: &Path, name: &str) -> PathBuf {
+/// Directory with the unpacked archive (what is below its first directory), as [`directory`] does it.
+pub fn unpack(archive: &Path, name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let sum = sha256(archive);
     let base =

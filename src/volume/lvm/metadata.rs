@@ -73,10 +73,29 @@ pub enum SegmentKind {
         /// The areas.
         areas: Vec<Area>,
     },
-    /// Copies of the same bytes without a record of which are current (old mirrors).
-    Mirror(Vec<Area>),
+    /// Copies of the same bytes (old mirrors, and extents that are being moved). The first one is that
+    /// which others are filled from.
+    Mirror {
+        /// The copies.
+        areas: Vec<Area>,
+        /// The volume that tells which regions are the same on all of them.
+        log: Option<String>,
+        /// Bytes of a region.
+        region_bytes: u64,
+    },
     /// Copies of the same bytes: pairs of (record, copy) volumes.
     Raid1(Vec<(Option<String>, String)>),
+    /// RAID 4, 5, 6 and 10: pairs of (record, image) volumes.
+    Raid {
+        /// The level and the layout as md numbers them.
+        level: i32,
+        /// See `level`.
+        layout: u32,
+        /// Bytes taken from an image in turn.
+        stripe_bytes: u64,
+        /// The volumes.
+        pairs: Vec<(Option<String>, String)>,
+    },
     /// Volumes striped without redundancy.
     Raid0 {
         /// Bytes taken from a volume in turn.
@@ -84,10 +103,14 @@ pub enum SegmentKind {
         /// The volumes.
         images: Vec<String>,
     },
-    /// A copy-on-write snapshot: only its origin can be read.
+    /// A copy-on-write snapshot, which is presented under the name of its store.
     Snapshot {
-        /// The hidden volume that is presented under the name of the store.
+        /// The volume it was taken of.
+        origin: String,
+        /// The volume with what changed since.
         store: String,
+        /// It is being merged into its origin, or will be as soon as that is not in use.
+        is_merging: bool,
     },
     /// A thin pool: not a volume itself.
     ThinPool {
@@ -98,17 +121,44 @@ pub enum SegmentKind {
         /// Bytes of a chunk.
         chunk_bytes: u64,
     },
+    /// A volume behind a cache.
+    Cache {
+        /// The volume that is cached.
+        origin: String,
+        /// The cache: a pool, or an ordinary volume that has both parts.
+        cache: String,
+        /// Where the parts of an ordinary volume are.
+        parts: Option<CacheParts>,
+    },
+    /// A pool for a cache: not a volume itself.
+    CachePool {
+        /// The volume with its metadata.
+        metadata: String,
+        /// The volume with its data.
+        data: String,
+    },
     /// A thin volume, or a snapshot of one.
     Thin {
         /// Its pool.
         pool: String,
         /// Its number in the pool.
         device: u64,
+        /// The volume outside of the pool that has what was never written.
+        outside: Option<String>,
     },
     /// Zeros.
     Zero,
     /// Anything else, by its name.
     Unsupported(String),
+}
+
+/// Where metadata and data of a cache are on a volume that has both: first byte and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheParts {
+    /// The metadata.
+    pub metadata: (u64, u64),
+    /// The data.
+    pub data: (u64, u64),
 }
 
 /// A place on a physical volume or on another logical volume.
@@ -188,22 +238,74 @@ fn parse_logical(name: &str, section: &Section) -> Result<Logical> {
 fn parse_kind(segment: &Section) -> SegmentKind {
     let kind = segment.text("type").unwrap_or("(no type)");
     // "striped+FLAG" marks segments that older versions of LVM must leave alone.
-    let supported = match kind {
+    let (base, flags) = kind.split_once('+').unwrap_or((kind, ""));
+    let is_known = match base {
+        "cache" => matches!(flags, "" | "CACHE_USES_CACHEVOL"),
+        "cache-pool" => matches!(flags, "" | "METADATA_FORMAT"),
+        _ => flags.is_empty(),
+    };
+    if !is_known {
+        return SegmentKind::Unsupported(kind.to_string());
+    }
+    let supported = match base {
         "striped" => striped(segment),
-        "mirror" => areas(segment, "mirrors").map(SegmentKind::Mirror),
+        "mirror" => mirror(segment),
         "raid1" => raid_pairs(segment).map(SegmentKind::Raid1),
         "raid0" | "raid0_meta" => raid0(segment),
-        "snapshot" => segment
-            .text("cow_store")
-            .map(|store| SegmentKind::Snapshot {
-                store: store.to_string(),
-            }),
+        "snapshot" => snapshot(segment),
         "thin-pool" => thin_pool(segment),
         "thin" => thin(segment),
+        "cache" => cache(segment),
+        "cache-pool" => cache_pool(segment),
         "zero" => Some(SegmentKind::Zero),
-        _ => None,
+        _ => raid(segment, kind),
     };
     supported.unwrap_or_else(|| SegmentKind::Unsupported(kind.to_string()))
+}
+
+fn mirror(segment: &Section) -> Option<SegmentKind> {
+    let sectors = segment.number("region_size").unwrap_or(0);
+    Some(SegmentKind::Mirror {
+        areas: areas(segment, "mirrors")?,
+        log: segment.text("mirror_log").map(str::to_string),
+        region_bytes: sectors.checked_mul(SECTOR_BYTES)?,
+    })
+}
+
+fn snapshot(segment: &Section) -> Option<SegmentKind> {
+    let merging = segment.text("merging_store");
+    let store = segment.text("cow_store").or(merging)?;
+    Some(SegmentKind::Snapshot {
+        origin: segment.text("origin")?.to_string(),
+        store: store.to_string(),
+        is_merging: merging.is_some(),
+    })
+}
+
+fn cache(segment: &Section) -> Option<SegmentKind> {
+    let part = |start: &str, len: &str| {
+        let bytes = |name: &str| segment.number(name)?.checked_mul(SECTOR_BYTES);
+        Some((bytes(start)?, bytes(len)?))
+    };
+    let parts = match segment.value("metadata_start") {
+        Some(_) => Some(CacheParts {
+            metadata: part("metadata_start", "metadata_len")?,
+            data: part("data_start", "data_len")?,
+        }),
+        None => None,
+    };
+    Some(SegmentKind::Cache {
+        origin: segment.text("origin")?.to_string(),
+        cache: segment.text("cache_pool")?.to_string(),
+        parts,
+    })
+}
+
+fn cache_pool(segment: &Section) -> Option<SegmentKind> {
+    Some(SegmentKind::CachePool {
+        metadata: segment.text("metadata")?.to_string(),
+        data: segment.text("data")?.to_string(),
+    })
 }
 
 fn thin_pool(segment: &Section) -> Option<SegmentKind> {
@@ -215,13 +317,14 @@ fn thin_pool(segment: &Section) -> Option<SegmentKind> {
 }
 
 fn thin(segment: &Section) -> Option<SegmentKind> {
-    // What such a volume never wrote is on a volume outside of the pool.
-    if segment.value("external_origin").is_some() {
-        return None;
-    }
+    let outside = match segment.value("external_origin") {
+        Some(_) => Some(segment.text("external_origin")?.to_string()),
+        None => None,
+    };
     Some(SegmentKind::Thin {
         pool: segment.text("thin_pool")?.to_string(),
         device: segment.number("device_id")?,
+        outside,
     })
 }
 
@@ -245,12 +348,52 @@ fn raid0(segment: &Section) -> Option<SegmentKind> {
         Some(_) => names(segment.list("raid0_lvs"))?,
         None => raid_pairs(segment)?.into_iter().map(|p| p.1).collect(),
     };
-    if segment.number("device_count") != Some(images.len() as u64) {
+    // LVM writes the first; levels with parity have the other.
+    let count = segment.number("stripe_count");
+    if count.or(segment.number("device_count")) != Some(images.len() as u64) {
         return None;
     }
     Some(SegmentKind::Raid0 {
         stripe_bytes: stripe_bytes(segment)?,
         images,
+    })
+}
+
+/// Names as in `lib/metadata/segtype.h`; what they are to md is in the table `raid_types` of `dm-raid.c`.
+fn raid(segment: &Section, kind: &str) -> Option<SegmentKind> {
+    let (level, layout) = match kind {
+        // The kernel's is RAID 5 with all parity on the first image.
+        "raid4" => (5, 4),
+        "raid5_la" => (5, 0),
+        "raid5_ra" => (5, 1),
+        "raid5" | "raid5_ls" => (5, 2),
+        "raid5_rs" => (5, 3),
+        "raid5_n" | "raid6_n_6" => (if kind == "raid5_n" { 5 } else { 6 }, 5),
+        "raid6" | "raid6_zr" => (6, 8),
+        "raid6_nr" => (6, 9),
+        "raid6_nc" => (6, 10),
+        "raid6_la_6" => (6, 16),
+        "raid6_ra_6" => (6, 17),
+        "raid6_ls_6" => (6, 18),
+        "raid6_rs_6" => (6, 19),
+        "raid10" | "raid10_near" => {
+            let copies = segment.number("data_copies").unwrap_or(2);
+            (
+                10,
+                1 << 8 | u32::try_from(copies).ok().filter(|&c| c < 256)?,
+            )
+        }
+        _ => return None,
+    };
+    let pairs = raid_pairs(segment)?;
+    if segment.number("device_count") != Some(pairs.len() as u64) {
+        return None;
+    }
+    Some(SegmentKind::Raid {
+        level,
+        layout,
+        stripe_bytes: stripe_bytes(segment)?,
+        pairs,
     })
 }
 

@@ -67,7 +67,7 @@ fn pool(metadata: Vec<u8>) -> Result<Arc<Pool>> {
 fn every_chunk_is_where_the_metadata_says() {
     let pool = pool(golden("img")).unwrap();
     for (device, chunks) in mappings() {
-        let volume = pool.volume(device, CHUNKS * CHUNK).unwrap();
+        let volume = pool.volume(device, CHUNKS * CHUNK, None).unwrap();
         // From the last bytes of one chunk into the next.
         let mut buf = [0; 20];
         for chunk in 0..CHUNKS - 1 {
@@ -100,7 +100,7 @@ fn every_chunk_is_where_the_metadata_says() {
         }
         assert!(extents <= 2 * chunks.len() + 1);
     }
-    assert!(pool.volume(3, CHUNK).is_err());
+    assert!(pool.volume(3, CHUNK, None).is_err());
 }
 
 /// All that the pool says of its devices: chunk by chunk a byte, or an error.
@@ -111,7 +111,7 @@ fn all_of(metadata: Vec<u8>) -> Vec<Result<u8>> {
         let volume = pool
             .as_ref()
             .map_err(Clone::clone)
-            .and_then(|pool| pool.volume(device, CHUNKS * CHUNK));
+            .and_then(|pool| pool.volume(device, CHUNKS * CHUNK, None));
         for chunk in (0..CHUNKS).step_by(11) {
             let mut byte = [0];
             let read = volume

@@ -1,6 +1,8 @@
 //! Linux md arrays over the disks of one machine. Nothing here touches the host's md.
 
-mod grid;
+mod galois;
+pub mod grid;
+pub mod pattern;
 pub mod superblock;
 
 use std::sync::Arc;
@@ -9,7 +11,8 @@ use super::Problem;
 use super::lvm::map::{Mapped, Source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use grid::{Grid, Pattern};
+use grid::{Grid, Parity};
+use pattern::Pattern;
 use superblock::Superblock;
 
 /// Arrays of more members than this are not believed.
@@ -89,6 +92,7 @@ fn assemble_one(
     if array.raid_disks == 0 || array.raid_disks > MAX_MEMBERS {
         return Err(Error::corrupt("an array of no or too many members"));
     }
+    let mut known: Vec<u32> = Vec::new();
     set.retain(|(place, _, block)| {
         // A clean stop may leave members one event apart.
         let current = block.events.saturating_add(1) >= array.events;
@@ -115,6 +119,7 @@ fn assemble_one(
             format!("md/{name}"),
             format!("{place} is not used: {why}"),
         ));
+        known.extend(block.role);
         false
     });
     let mut places: Vec<Option<&Found>> = vec![None; array.raid_disks as usize];
@@ -123,17 +128,28 @@ fn assemble_one(
             place.get_or_insert(found);
         }
     }
+    if matches!(array.level, 1 | 4 | 5 | 6 | 10) {
+        for (role, _) in (0u32..).zip(&places).filter(|(_, p)| p.is_none()) {
+            if known.contains(&role) {
+                continue;
+            }
+            let message = match array.roles.contains(&Some(role)) {
+                // Nothing on the others would tell.
+                true => {
+                    "is not among these disks; it is done without. Should the array have gone on \
+                     with it and without one of the others, what is shown is old"
+                }
+                false => "had failed; it is done without",
+            };
+            let message = format!("member {role} {message}");
+            problems.push(Problem::new(format!("md/{name}"), message));
+        }
+    }
     let volume = match array.level {
         1 => mirror(&array, &places)?,
         0 => striped(&array, &places)?,
         -1 => linear(&array, &places)?,
-        4 | 5 | 6 | 10 => {
-            for (role, _) in places.iter().enumerate().filter(|(_, p)| p.is_none()) {
-                let message = format!("member {role} is not there; it is done without");
-                problems.push(Problem::new(format!("md/{name}"), message));
-            }
-            grid(&array, &places)?
-        }
+        4 | 5 | 6 | 10 => grid(&array, &places)?,
         level => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -175,7 +191,10 @@ fn grid(array: &Superblock, places: &[Option<&Found>]) -> Result<Mapped> {
         pattern,
         array.chunk_bytes,
         array.used_bytes,
-        array.is_clean,
+        match array.is_clean {
+            true => Parity::Fits,
+            false => Parity::Unknown,
+        },
     )?;
     let mut whole = Mapped::new();
     whole.push(grid.len_bytes(), Source::Linear(Arc::new(grid), 0))?;
