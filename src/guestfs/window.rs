@@ -2,8 +2,8 @@
 //!
 //! Readers that unpack (compressed NTFS) do the work of a whole unit, and of finding it, for every call. A
 //! file is read here in windows of 1 MiB, and the last few are kept, so that a kernel reading 128 KiB at a
-//! time pays once per window. Where a window is damaged, what is asked for is read by itself: only the
-//! damaged units of it fail.
+//! time pays once per window. Of a damaged window, what is asked for is read by itself: only the damaged
+//! units of it fail.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,12 +24,15 @@ pub trait WindowRead: Send + Sync {
     fn extent(&self, offset: u64) -> Result<Extent>;
 }
 
+/// A window's number and its bytes, `None` where they are damaged.
+type Kept = (u64, Option<Arc<[u8]>>);
+
 /// A file in windows.
 pub struct WindowFile<S> {
     source: S,
     len_bytes: u64,
-    /// Window number and bytes, the one used last in front.
-    kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
+    /// The one used last in front.
+    kept: Mutex<Vec<Kept>>,
 }
 
 impl<S: WindowRead> WindowFile<S> {
@@ -48,7 +51,8 @@ impl<S: WindowRead> WindowFile<S> {
         })
     }
 
-    fn window(&self, number: u64) -> Result<Arc<[u8]>> {
+    /// A window, `None` for one that is damaged.
+    fn window(&self, number: u64) -> Result<Option<Arc<[u8]>>> {
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
@@ -60,8 +64,11 @@ impl<S: WindowRead> WindowFile<S> {
         }
         let start = number * WINDOW_BYTES;
         let mut bytes = vec![0; WINDOW_BYTES.min(self.len_bytes - start) as usize];
-        self.source.read_window(&mut bytes, start)?;
-        let bytes: Arc<[u8]> = bytes.into();
+        let bytes: Option<Arc<[u8]>> = match self.source.read_window(&mut bytes, start) {
+            Ok(()) => Some(bytes.into()),
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            Err(error) => return Err(error),
+        };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.truncate(WINDOWS - 1);
         kept.insert(0, (number, bytes.clone()));
@@ -78,11 +85,7 @@ impl<S: WindowRead> ReadAt for WindowFile<S> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
         let locate = |at: u64| {
             let start = at - at % WINDOW_BYTES;
-            let window = match self.window(at / WINDOW_BYTES) {
-                Ok(window) => Some(window),
-                Err(error) if error.kind() == ErrorKind::Corrupt => None,
-                Err(error) => return Err(error),
-            };
+            let window = self.window(at / WINDOW_BYTES)?;
             Ok((window, self.len_bytes.min(start + WINDOW_BYTES)))
         };
         read_pieces(buf, offset, locate, |window, now, offset| {
@@ -147,10 +150,11 @@ mod tests {
         assert!(file.extent_at(len).is_err());
     }
 
-    /// A file with one bad byte.
-    struct Damaged(u64, ErrorKind);
+    /// A file with one bad byte, that kind of bad, and how many bytes were asked of it.
+    struct Damaged(u64, ErrorKind, AtomicUsize);
     impl WindowRead for Damaged {
         fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            self.2.fetch_add(buf.len(), Ordering::Relaxed);
             buf.fill(7);
             match (offset..offset + buf.len() as u64).contains(&self.0) {
                 true => Err(Error::new(self.1, "bad")),
@@ -166,7 +170,8 @@ mod tests {
     fn only_what_is_damaged_fails() {
         let len = 2 * WINDOW_BYTES;
         let bad = WINDOW_BYTES + 5000;
-        let file = WindowFile::new(Damaged(bad, ErrorKind::Corrupt), len).unwrap();
+        let file = |kind| WindowFile::new(Damaged(bad, kind, AtomicUsize::new(0)), len).unwrap();
+        let damaged = file(ErrorKind::Corrupt);
         let mut buf = [0; 4096];
         for (offset, is_read) in [
             (WINDOW_BYTES - 4000, true),
@@ -178,11 +183,18 @@ mod tests {
             (len - 4096, true),
         ] {
             buf.fill(0);
-            assert_eq!(file.read_exact_at(&mut buf, offset).is_ok(), is_read);
+            assert_eq!(damaged.read_exact_at(&mut buf, offset).is_ok(), is_read);
             assert!(!is_read || buf == [7; 4096], "{offset}");
         }
-        // What will pass is not asked for twice.
-        let file = WindowFile::new(Damaged(bad, ErrorKind::Transient), len).unwrap();
-        assert!(file.read_exact_at(&mut buf, WINDOW_BYTES).is_err());
+        // Both windows once, and what was asked of the second one, by itself.
+        let asked = damaged.source.2.load(Ordering::Relaxed) as u64;
+        assert_eq!(asked, len + 96 + 6 * 4096);
+        // What may pass is no damage.
+        let away = file(ErrorKind::Transient);
+        for asked in 1..3 {
+            assert!(away.read_exact_at(&mut buf, WINDOW_BYTES).is_err());
+            let all = away.source.2.load(Ordering::Relaxed) as u64;
+            assert_eq!(all, asked * WINDOW_BYTES);
+        }
     }
 }

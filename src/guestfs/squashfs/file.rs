@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::guestfs::window::WindowRead;
 use crate::io::{Extent, ExtentKind, read_pieces};
 
@@ -13,13 +13,16 @@ const STEP: usize = 256;
 /// Fragment blocks kept unpacked: small files that lie together share one.
 const KEPT_FRAGMENTS: usize = 4;
 
+/// A fragment block's number and its bytes, or how it is damaged.
+type Kept = (u32, Result<Arc<[u8]>>);
+
 /// The fragment blocks of a volume.
 pub struct Fragments {
     table: u64,
     count: u32,
     block_bytes: usize,
-    /// The one used last in front.
-    kept: Mutex<Vec<(u32, Arc<[u8]>)>>,
+    /// The one used last in front; damaged ones, too, because many files would try them.
+    kept: Mutex<Vec<Kept>>,
 }
 
 impl Fragments {
@@ -39,7 +42,7 @@ impl Fragments {
                 let found = kept.remove(index);
                 let bytes = found.1.clone();
                 kept.insert(0, found);
-                return Ok(bytes);
+                return bytes;
             }
         }
         if number >= self.count {
@@ -48,13 +51,15 @@ impl Fragments {
         let entry = blocks
             .indexed(self.table, u64::from(number) * 16)?
             .bytes(16)?;
-        let bytes: Arc<[u8]> = blocks
-            .data(le64(&entry, 0), le32(&entry, 8), self.block_bytes)?
-            .into();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.truncate(KEPT_FRAGMENTS - 1);
-        kept.insert(0, (number, bytes.clone()));
-        Ok(bytes)
+        let bytes: Result<Arc<[u8]>> = blocks
+            .data(le64(&entry, 0), le32(&entry, 8), self.block_bytes)
+            .map(Into::into);
+        if !matches!(&bytes, Err(error) if error.kind() != ErrorKind::Corrupt) {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.truncate(KEPT_FRAGMENTS - 1);
+            kept.insert(0, (number, bytes.clone()));
+        }
+        bytes
     }
 }
 
