@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use brfs::error::Result;
-use brfs::guestfs::disk::{OpenDisk, lvm_root};
+use brfs::guestfs::disk::lvm_root;
 use brfs::io::ReadAt;
 use guest_support::seal::Set;
 use guest_support::{context_of, golden};
