@@ -27,6 +27,7 @@ use seal::KEY;
 use support::blocks::Bitmaps;
 use support::brfs::{BrfsMount, brfs_json};
 use support::chain::{Chain, Storage};
+use support::far::files_of;
 use support::golden::{self, DATES, Repository, SIZES, Set, VM_FOLDER};
 use support::mountpoint::can_mount;
 use support::rng::Rng;
@@ -341,14 +342,12 @@ fn what_is_kept_of_an_encrypted_repository_is_as_encrypted() {
 
     // Nothing of the clear files is in the directory: their beginnings are looked for, and names.
     let mut kept = Vec::new();
-    for dir in [cache.join("brfs-blocks-1")]
-        .iter()
-        .flat_map(|d| fs::read_dir(d).unwrap())
-    {
-        for file in fs::read_dir(dir.unwrap().path()).unwrap().flatten() {
-            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-            kept.push(fs::read(file.path()).unwrap());
-        }
+    for file in files_of(&cache) {
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        kept.push(fs::read(file).unwrap());
     }
     assert!(kept.len() > 20);
     let mut secret: Vec<Vec<u8>> =

@@ -68,7 +68,11 @@ impl Mounted {
     /// # Errors
     /// When the connection to the kernel broke otherwise.
     pub fn wait(self) -> io::Result<()> {
-        self.session.join()
+        match self.session.join() {
+            // A request that was being handed over when the last user of the mount went away.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+            other => other,
+        }
     }
 }
 
