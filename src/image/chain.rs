@@ -121,6 +121,7 @@ impl Chain {
         if let Some((modified, heard)) = youngest {
             watch.hear(modified, heard);
         }
+        watch.linked();
         let unit = links.iter().map(|l| l.image().block_size()).min();
         Chain {
             id,
