@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
+use super::object::has_etag;
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::check_range;
@@ -192,8 +193,9 @@ impl<C: Objects> StoredFile for RemoteFile<C> {
         Ok(buf.into_bytes())
     }
 
+    /// Where only length and time tell one state from another, an answer can be of another state.
     fn is_pinned(&self) -> bool {
-        true
+        has_etag(&self.meta)
     }
 }
 
