@@ -225,6 +225,10 @@ fn bare(etag: &str) -> &str {
 
 /// The state of an object, made of what HEAD, GET and LIST all tell in the same way: times have
 /// whole seconds, and the version stands for the ETag without its quotes (see [`has_etag`]).
+///
+/// Without an ETag no time is told either: behind such a server is a file system, where a file that is
+/// moved keeps its time, and one that is written to may. Nobody is to conclude from it that nothing
+/// has happened since.
 pub(crate) fn meta(len_bytes: u64, etag: Option<&str>, modified: Option<&DateTime>) -> Meta {
     let seconds = modified.map(DateTime::secs);
     let etag = etag.filter(|etag| !is_empty_etag(etag)).map(bare);
@@ -239,6 +243,7 @@ pub(crate) fn meta(len_bytes: u64, etag: Option<&str>, modified: Option<&DateTim
     Meta {
         len_bytes,
         modified: seconds
+            .filter(|_| etag.is_some())
             .and_then(|s| u64::try_from(s).ok())
             .and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s))),
         version: Version(version),
@@ -305,7 +310,7 @@ mod tests {
                 "{etag:?}"
             );
             assert_eq!(state.version, meta(5, None, Some(&then)).version);
-            assert!(!has_etag(&state));
+            assert!(!has_etag(&state) && state.modified.is_none());
         }
     }
 }
