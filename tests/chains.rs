@@ -271,6 +271,47 @@ fn a_missing_block_is_an_error_unless_a_merge_of_this_chain_explains_it() {
 }
 
 #[test]
+fn a_block_that_was_moved_behind_the_end_of_a_smaller_parent_holds_what_its_bitmap_says() {
+    let rng = &mut Rng::new(6);
+    let mut chain = Chain::new();
+    // The parent ends within block 15; what stands under clear bits is garbage.
+    let layers = [
+        ((1 << 20) - 4096, [(0, 8), (5 * 128, 8)]),
+        (2 << 20, [(15 * 128, 120), (20 * 128 + 3, 5)]),
+    ];
+    for (size, writes) in layers {
+        let layer = chain.push(rng, size);
+        layer
+            .storage(Storage::Dir(Filter::Absent))
+            .block_size(65_536)
+            .bitmaps(Bitmaps::Partial);
+        for (sector, sectors) in writes {
+            layer.write(sector, sectors, Fill::Random(sector));
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let written = chain.write(dir.path());
+    let (parent, child) = (written.layers[0].dir(), written.layers[1].dir());
+    for block in [15, 20] {
+        std::fs::rename(child.block_path(block), parent.block_path(block)).unwrap();
+    }
+    let names = [0, 1].map(|n| chain.layers[n].head_name());
+    let state = serde_json::json!({"chain": names, "currentBlock": 0, "step": "mergeBlocks"});
+    let state_name = format!(".{}.merge.json", names[0]);
+    std::fs::write(dir.path().join(state_name), state.to_string()).unwrap();
+    let far = DiskContext::new(far(dir.path(), 0), CACHE_BYTES);
+    for context in [context(dir.path()), far] {
+        let path = path_of(dir.path(), written.youngest());
+        let disk = context.open_disk(&path, None).unwrap();
+        let mut buf = vec![0; 65_536];
+        for block in [15, 20, 0, 16] {
+            disk.read_exact_at(&mut buf, block * 65_536).unwrap();
+            assert!(buf == chain.read(1, block * 65_536, 65_536), "{block}");
+        }
+    }
+}
+
+#[test]
 fn a_file_with_an_interrupted_merge_in_it_is_not_read_as_the_point_that_was_removed() {
     let rng = &mut Rng::new(9);
     let mut chain = Chain::new();

@@ -866,6 +866,28 @@ fn an_object_that_changes_between_two_ranges_is_noticed() {
 }
 
 #[test]
+fn an_object_whose_etag_says_nothing_is_told_by_its_time_and_not_pinned() {
+    for later in [false, true] {
+        let bucket = bucket();
+        let server = FaultServer::start(move |seen| {
+            let etag = "\"00000000000000000000000000000000-1\"";
+            let reply = bucket.answer(seen).header("etag", etag);
+            match later && is_ranged(seen) {
+                true => reply.header("last-modified", "Fri, 20 Nov 2026 10:00:01 GMT"),
+                false => reply,
+            }
+        });
+        let file = hasty(&server).open(&path("block")).unwrap();
+        assert!(!file.is_pinned());
+        let read = file.read_bytes_at(500, 1000).map_err(|e| e.kind());
+        match later {
+            false => assert_eq!(read.unwrap(), BLOCK[500..1500]),
+            true => assert_eq!(read, Err(ErrorKind::Changed)),
+        }
+    }
+}
+
+#[test]
 fn connections_that_stall_for_ever_are_left() {
     for delivery in [
         Delivery::Silence,

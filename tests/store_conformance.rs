@@ -353,6 +353,10 @@ mod s3 {
             assert_eq!(read.unwrap_err().kind(), ErrorKind::Changed);
         }
         assert_ne!(file.head().unwrap().version, file.opened_meta().version);
+        // Also where the new one has no such bytes.
+        root.write("bucket/metadata.json", b"{}");
+        let error = file.read_exact_at(&mut [0; 5], 8).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Changed);
     }
 
     #[test]

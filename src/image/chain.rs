@@ -121,6 +121,7 @@ impl Chain {
         if let Some((modified, heard)) = youngest {
             watch.hear(modified, heard);
         }
+        watch.linked();
         let unit = links.iter().map(|l| l.image().block_size()).min();
         Chain {
             id,
@@ -375,11 +376,14 @@ impl Chain {
         block: u64,
         missing: Error,
     ) -> Result<Fetched> {
-        match self.merge_target(store, link) {
-            // Not from what was kept of the target: that is its content before the merge.
-            Some(target) => target.image().fetch(block, false),
-            None => Err(missing),
-        }
+        let Some(target) = self.merge_target(store, link) else {
+            return Err(missing);
+        };
+        // Not from what was kept of the target: that is its content before the merge.
+        let mut fetched = target.image().fetch(block, false)?;
+        // The target may end before the block does, and has then looked at a part of its bitmap.
+        fetched.block.full = self.links[link].image().is_full(block, &fetched.block);
+        Ok(fetched)
     }
 
     /// Fills `buf` with the bytes at `offset`, which must lie within the disk.

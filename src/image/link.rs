@@ -197,8 +197,9 @@ impl Linker<'_> {
         });
         let known = |e: &Entry| Some((e.name.clone(), e.meta?));
         let metas: HashMap<String, Meta> = entries.iter().filter_map(known).collect();
-        if let Some(latest) = metas.values().filter_map(|meta| meta.modified).max() {
-            self.watch.hear(latest, Instant::now());
+        let heard = Instant::now();
+        for modified in metas.values().filter_map(|meta| meta.modified) {
+            self.watch.hear(modified, heard);
         }
         let names: Vec<String> = entries
             .into_iter()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::bitmap;
-use super::vhd::{DiskType, Footer, Header, Uuid};
+use super::vhd::{DiskType, Footer, Header, SECTOR_BYTES, Uuid};
 use super::vhd_dir::{Fetched, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::{Block, MetaCache};
@@ -168,6 +168,15 @@ impl Image {
             )),
             Body::Dir(d) => d.read_from(file, block, within, buf, absent),
         }
+    }
+
+    /// Whether a decoded block holds every sector that the disk has in it.
+    pub(super) fn is_full(&self, number: u64, block: &Block) -> bool {
+        let block_size = u64::from(self.block_size());
+        let left = self.size().saturating_sub(number * block_size);
+        let sectors = block_size.min(left).div_ceil(SECTOR_BYTES);
+        let (stored, _) = block.bytes.split_at(self.bitmap_bytes() as usize);
+        bitmap::is_full(stored, sectors)
     }
 
     /// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.

@@ -15,6 +15,10 @@
 //! heard of, or when `m` is days ago. (Neither is a comparison of two clocks that a skew of minutes
 //! could spoil.)
 //!
+//! Servers whose clock was set right since, and mirrors that copy times, also tell times that are yet
+//! to come. Those say nothing about when they were told, and would vouch for merges of the future:
+//! they are not heard. Where it is this clock that is behind, that costs looks only.
+//!
 //! On file systems a merge renames blocks, which keeps their times: nothing there vouches.
 
 use std::time::{Duration, Instant, SystemTime};
@@ -38,9 +42,10 @@ pub(super) struct Vouched {
 pub(super) struct Claim(Option<SystemTime>);
 
 impl Vouched {
-    /// Notes a time of modification that the server has told by now.
-    pub(super) fn hear(&mut self, modified: SystemTime, now: Instant) {
-        if self.heard.is_none_or(|(latest, _)| latest < modified) {
+    /// Notes a time of modification that the server has told by now, if it is not yet to come.
+    pub(super) fn hear(&mut self, modified: SystemTime, now: Instant, today: SystemTime) {
+        let is_later = self.heard.is_none_or(|(latest, _)| latest < modified);
+        if is_later && modified <= today {
             self.heard = Some((modified, now));
         }
     }
@@ -82,14 +87,14 @@ mod tests {
         let mut vouched = Vouched::default();
         let (now, today) = (Instant::now(), at(1000));
         assert!(!vouched.covers(Some(at(1))));
-        vouched.hear(at(900), now);
+        vouched.hear(at(900), now, today);
         vouched.seen(vouched.claim(now, today));
         assert!(vouched.covers(Some(at(899))));
         // In the same second, a merge might have begun after the look.
         assert!(!vouched.covers(Some(at(900))));
         assert!(!vouched.covers(Some(at(950))) && !vouched.covers(None));
         let later = now + SECOND_OVER;
-        vouched.hear(at(900), later);
+        vouched.hear(at(900), later, today);
         vouched.seen(vouched.claim(later, today));
         assert!(vouched.covers(Some(at(900))) && !vouched.covers(Some(at(901))));
         // An older claim takes nothing back.
@@ -101,10 +106,25 @@ mod tests {
     fn what_is_days_old_is_covered_by_one_look() {
         let mut vouched = Vouched::default();
         let now = Instant::now();
-        vouched.hear(at(900), now);
+        vouched.hear(at(900), now, at(900) + LONG_AGO);
         vouched.seen(vouched.claim(now, at(900) + LONG_AGO));
         assert!(vouched.covers(Some(at(900))));
         vouched.seen(Vouched::default().claim(now, at(900)));
         assert!(!vouched.covers(Some(at(901))));
+    }
+
+    #[test]
+    fn times_that_are_yet_to_come_vouch_for_nothing() {
+        let mut vouched = Vouched::default();
+        let (now, today) = (Instant::now(), at(1000));
+        vouched.hear(at(5000), now, today);
+        let later = now + SECOND_OVER;
+        vouched.seen(vouched.claim(later, today));
+        // A merge of the time between would be believed.
+        assert!(!vouched.covers(Some(at(2000))) && !vouched.covers(Some(at(1000))));
+        // What others tell is heard all the same.
+        vouched.hear(at(900), later, today);
+        vouched.seen(vouched.claim(later + SECOND_OVER, today));
+        assert!(vouched.covers(Some(at(900))) && !vouched.covers(Some(at(901))));
     }
 }

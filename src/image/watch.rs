@@ -19,6 +19,8 @@ struct State {
     vouched: Vouched,
     /// When a look began that found the file, and what it found.
     seen: Option<(Instant, Meta)>,
+    /// When all images of the chain were open.
+    linked: Option<Instant>,
 }
 
 impl Watch {
@@ -41,7 +43,13 @@ impl Watch {
 
     /// Notes that the storage has told of a modification, when it was heard of.
     pub(super) fn hear(&self, modified: SystemTime, at: Instant) {
-        self.state().vouched.hear(modified, at);
+        let today = SystemTime::now();
+        self.state().vouched.hear(modified, at, today);
+    }
+
+    /// Notes that all images of the chain are open now.
+    pub(super) fn linked(&self) {
+        self.state().linked = Some(Instant::now());
     }
 
     /// Looks whether the file is there; `None` when there is none to look at.
@@ -92,15 +100,20 @@ impl Watch {
     }
 
     /// [`Self::check`], unless the file was seen since the chain was linked: for images that are as they
-    /// were when they were opened, one look after that is enough.
+    /// were when they were opened, one look after that is enough. (One that was taken meanwhile is not:
+    /// the file may have been opened after it.)
     ///
     /// # Errors
     /// As [`Self::check`].
     pub(super) fn check_once(&self, store: &dyn Store) -> Result<()> {
-        let seen = self.state().seen;
-        match seen {
-            Some(_) => Ok(()),
-            None => self.check(store),
+        let seen_since = {
+            let state = self.state();
+            let linked = state.linked;
+            (state.seen).is_some_and(|(begun, _)| linked.is_some_and(|linked| linked <= begun))
+        };
+        match seen_since {
+            true => Ok(()),
+            false => self.check(store),
         }
     }
 
@@ -119,9 +132,39 @@ impl Watch {
                 return Ok(());
             }
             if let Some(modified) = modified {
-                state.vouched.hear(modified, Instant::now());
+                let (now, today) = (Instant::now(), SystemTime::now());
+                state.vouched.hear(modified, now, today);
             }
         }
         self.check(store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::LocalStore;
+
+    #[test]
+    fn a_look_before_all_images_were_open_does_not_vouch_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("point.json");
+        let store = LocalStore::open(dir.path()).unwrap();
+        let path = StorePath::new("point.json").unwrap();
+        for looks_after in [false, true] {
+            std::fs::write(&file, b"{}").unwrap();
+            let watch = Watch::new(Some(DiskGuard { path: path.clone() }));
+            watch.look(&store).unwrap();
+            watch.linked();
+            if looks_after {
+                watch.check_once(&store).unwrap();
+            }
+            std::fs::remove_file(&file).unwrap();
+            let checked = watch.check_once(&store).map_err(|e| e.kind());
+            match looks_after {
+                true => assert_eq!(checked, Ok(())),
+                false => assert_eq!(checked, Err(ErrorKind::Changed)),
+            }
+        }
     }
 }

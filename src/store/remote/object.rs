@@ -204,9 +204,19 @@ impl Kept {
     }
 }
 
+/// What MinIO, where it shows a file system (its FS mode and NAS gateway, until 2022), tells of every
+/// file that was not written through it: XO's, on a share that is also mounted by NFS.
+const MINIO_FOREIGN: &str = "00000000000000000000000000000000-1";
+
 /// Whether an ETag says nothing, as some gateways in front of other storage have it.
 pub(crate) fn is_empty_etag(etag: &str) -> bool {
-    bare(etag).is_empty()
+    matches!(bare(etag), "" | MINIO_FOREIGN)
+}
+
+/// Whether a state is told by an ETag. If not, it is by length and time: two states of one second can
+/// look the same.
+pub(crate) fn has_etag(meta: &Meta) -> bool {
+    meta.version.0 & 1 == 1
 }
 
 fn bare(etag: &str) -> &str {
@@ -214,23 +224,29 @@ fn bare(etag: &str) -> &str {
 }
 
 /// The state of an object, made of what HEAD, GET and LIST all tell in the same way: times have
-/// whole seconds, and the version stands for the ETag without its quotes.
+/// whole seconds, and the version stands for the ETag without its quotes (see [`has_etag`]).
+///
+/// Without an ETag no time is told either: behind such a server is a file system, where a file that is
+/// moved keeps its time, and one that is written to may. Nobody is to conclude from it that nothing
+/// has happened since.
 pub(crate) fn meta(len_bytes: u64, etag: Option<&str>, modified: Option<&DateTime>) -> Meta {
     let seconds = modified.map(DateTime::secs);
-    let etag = etag.map(bare);
+    let etag = etag.filter(|etag| !is_empty_etag(etag)).map(bare);
     let mark = match etag {
-        Some(etag) if !etag.is_empty() => etag.to_owned(),
-        _ => format!("no etag, {len_bytes} bytes, {seconds:?}"),
+        Some(etag) => etag.to_owned(),
+        None => format!("no etag, {len_bytes} bytes, {seconds:?}"),
     };
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, mark.as_bytes());
     let mut version = [0; 16];
     version.copy_from_slice(&digest.as_ref()[..16]);
+    let version = u128::from_le_bytes(version) & !1 | u128::from(etag.is_some());
     Meta {
         len_bytes,
         modified: seconds
+            .filter(|_| etag.is_some())
             .and_then(|s| u64::try_from(s).ok())
             .and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s))),
-        version: Version(u128::from_le_bytes(version)),
+        version: Version(version),
     }
 }
 
@@ -269,7 +285,32 @@ mod tests {
             meta(5, None, Some(&date)).version,
             meta(6, None, Some(&date)).version
         );
+        assert!(has_etag(&a));
         let whole = Duration::from_secs(1_700_000_000);
         assert_eq!(a.modified, Some(SystemTime::UNIX_EPOCH + whole));
+    }
+
+    #[test]
+    fn etags_that_say_nothing_are_none() {
+        let (then, later) = (DateTime::from_secs(5), DateTime::from_secs(6));
+        for etag in [
+            None,
+            Some("\"\""),
+            Some("\"00000000000000000000000000000000-1\""),
+        ] {
+            let state = meta(5, etag, Some(&then));
+            assert_ne!(
+                state.version,
+                meta(5, etag, Some(&later)).version,
+                "{etag:?}"
+            );
+            assert_ne!(
+                state.version,
+                meta(6, etag, Some(&then)).version,
+                "{etag:?}"
+            );
+            assert_eq!(state.version, meta(5, None, Some(&then)).version);
+            assert!(!has_etag(&state) && state.modified.is_none());
+        }
     }
 }

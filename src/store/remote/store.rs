@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
+use super::object::has_etag;
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::check_range;
@@ -192,8 +193,9 @@ impl<C: Objects> StoredFile for RemoteFile<C> {
         Ok(buf.into_bytes())
     }
 
+    /// Where only length and time tell one state from another, an answer can be of another state.
     fn is_pinned(&self) -> bool {
-        true
+        has_etag(&self.meta)
     }
 }
 
@@ -207,12 +209,23 @@ impl<C: Objects> RemoteFile<C> {
         })
     }
 
+    /// Whether there is another state of the object now.
+    fn is_replaced(&self) -> bool {
+        let now = self.head();
+        now.is_ok_and(|now| now.version != self.meta.version)
+    }
+
     /// A range by one request, which is answered of the opened state or not at all.
     fn range(&self, at: u64, len: u64) -> Result<Bytes> {
         let key = self.shared.key(&self.path)?;
         let ranged = self.shared.objects.get_range(&key, at, len, self.meta);
-        self.shared
-            .wait(ranged)
-            .map_err(|e| e.with_object(&self.path).at(at))
+        let ranged = self.shared.wait(ranged).map_err(|e| match e.kind() {
+            // That is also what is said of a range behind the end of a shorter one in its place.
+            ErrorKind::Corrupt if self.is_replaced() => {
+                Error::new(ErrorKind::Changed, "was replaced while it was read")
+            }
+            _ => e,
+        });
+        ranged.map_err(|e| e.with_object(&self.path).at(at))
     }
 }
