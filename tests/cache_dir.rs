@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use brfs::image::{Disk, DiskContext};
+use brfs::image::{Disk, DiskContext, DiskGuard};
 use brfs::io::{Chunk, ReadAt};
 use brfs::store::StorePath;
 use support::chain::{Chain, Storage};
@@ -217,6 +217,39 @@ fn blocks_spoilt_under_an_open_disk_are_fetched_anew() {
     read("spoilt");
     assert!(store.count("read", "/blocks/") > 0);
     assert!(stats.snapshot().disk_cache.unwrap().damaged > 0);
+}
+
+/// What was written a moment ago is not vouched for by an earlier look. A block that is read in place, in
+/// many parts, is looked after once all the same.
+#[test]
+fn a_copy_that_is_read_in_parts_is_vouched_for_once() {
+    let (dir, chain, heads) = repository(Filter::Absent);
+    let cache = TempDir::new().unwrap();
+    check(dir.path(), cache.path(), &chain, &heads, 0, "first");
+    let json = dir.path().join("point.json");
+    fs::write(&json, b"{}").unwrap();
+    let store = far(dir.path(), 0);
+    let (cached, _) = cached(store.clone(), cache.path(), 1 << 30);
+    let context = DiskContext::new(cached, 64 << 20);
+    let path = StorePath::new("point.json").unwrap();
+    let layer = heads.len() - 1;
+    let head = path_of(dir.path(), &heads[layer]);
+    let disk = context.open_disk(&head, Some(DiskGuard { path })).unwrap();
+    let len = disk.len_bytes() as usize;
+    let expected = chain.read(layer, 0, len);
+    let read = |part: &mut [u8], from: usize| disk.read_exact_at(part, from as u64);
+    let half = len / 2;
+    for from in (0..half).step_by(512) {
+        let mut part = vec![0; 512.min(half - from)];
+        read(&mut part, from).unwrap();
+        assert!(part == expected[from..from + part.len()], "at {from}");
+    }
+    let (looks, blocks) = (store.count("head", "point.json"), half.div_ceil(65_536));
+    assert!(looks <= blocks + 2, "{looks} looks for {blocks} blocks");
+    // What has not been vouched for yet is not given once the point is gone.
+    fs::remove_file(json).unwrap();
+    let mut rest = vec![0; len - half - 65_536];
+    assert!(read(&mut rest, half + 65_536).is_err());
 }
 
 /// Mounts that share a directory too small for what they read: entries come, are read and go under

@@ -73,7 +73,8 @@ pub fn write_flat(path: &Path, chain: &Chain) {
     }
 }
 
-/// Makes files look as if nobody had written to them for an hour, as backups are.
+/// Makes files look as if nobody had written to them for an hour, as backups are; blocks were written
+/// before the parts that tell of them.
 fn settle(path: &Path) {
     if path.is_dir() {
         for entry in std::fs::read_dir(path).expect("list") {
@@ -81,7 +82,9 @@ fn settle(path: &Path) {
         }
     } else {
         let file = File::options().write(true).open(path).expect("open");
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600))
+        let is_block = path.components().any(|part| part.as_os_str() == "blocks");
+        let age = Duration::from_secs(if is_block { 7200 } else { 3600 });
+        file.set_modified(SystemTime::now() - age)
             .expect("set time");
     }
 }

@@ -491,8 +491,7 @@ impl Chain {
                 let read = image.read_kept(&*file, block, within.clone(), buf, absent);
                 if read.is_ok() {
                     if link == 0 {
-                        self.watch
-                            .check_for(io.store, file.opened_meta().modified)?;
+                        self.watch.check_kept(io.store, block, file.opened_meta())?;
                     }
                     return Ok(());
                 }

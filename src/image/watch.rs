@@ -1,5 +1,6 @@
 //! Whether the restore point of a chain is still there (see [`DiskGuard`]).
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,6 +8,9 @@ use super::disk::DiskGuard;
 use super::vouch::Vouched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath};
+
+/// How many copies of blocks are remembered: those that some readers are at.
+const MAX_KEPT: usize = 16;
 
 /// Looks at a restore point's metadata file for one chain, and remembers what that has vouched for.
 pub(super) struct Watch {
@@ -21,6 +25,8 @@ struct State {
     seen: Option<(Instant, Meta)>,
     /// When all images of the chain were open.
     linked: Option<Instant>,
+    /// The copies of blocks that were checked last, and the states they are of.
+    kept: VecDeque<(u64, Meta)>,
 }
 
 impl Watch {
@@ -137,6 +143,24 @@ impl Watch {
             }
         }
         self.check(store)
+    }
+
+    /// [`Self::check_for`] of a block that is read from a copy, in many parts: the copy was made before
+    /// it was opened, so one look after that is enough.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(super) fn check_kept(&self, store: &dyn Store, block: u64, copy: Meta) -> Result<()> {
+        if self.state().kept.contains(&(block, copy)) {
+            return Ok(());
+        }
+        self.check_for(store, copy.modified)?;
+        let mut state = self.state();
+        if state.kept.len() >= MAX_KEPT {
+            state.kept.pop_front();
+        }
+        state.kept.push_back((block, copy));
+        Ok(())
     }
 }
 
