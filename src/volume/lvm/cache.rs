@@ -108,36 +108,38 @@ impl Cached {
         Ok(self.held.get_or_init(|| held).clone())
     }
 
-    /// The array's blocks are the values of a tree.
+    /// The array's blocks are the values of a tree, and their numbers in the array its keys.
     fn read_held(&self) -> Result<Vec<Held>> {
+        let bad_length = || bad("its array is not as long as the superblock says");
+        let expected = self.blocks.div_ceil(ARRAY_ENTRIES);
         let mut held = Vec::new();
         let mut nodes = vec![(self.root, 0)];
-        // However damaged, a tree has no more blocks than there are.
-        let mut left = self.metadata.len_bytes() / BLOCK_BYTES;
-        let mut spend = || {
-            left = left.checked_sub(1)?;
-            Some(())
-        };
-        let endless = || bad("its tree has more blocks than there are");
+        // Each node has something in it: there are fewer of them than blocks of the array on each level.
+        let mut left = (expected + 1) * MAX_LEVELS as u64;
         let mut arrays = 0;
         while let Some((number, level)) = nodes.pop() {
-            spend().ok_or_else(endless)?;
+            left = left.checked_sub(1).ok_or_else(bad_length)?;
             let node = Node::read(&*self.metadata, number)?;
             if !node.is_leaf {
                 if level >= MAX_LEVELS {
                     return Err(bad("its tree is deeper than any"));
                 }
-                nodes.extend(node.values.iter().map(|&below| (below, level + 1)));
+                let below = node.values.iter().rev();
+                nodes.extend(below.map(|&below| (below, level + 1)));
                 continue;
             }
             for (&key, &block) in node.keys.iter().zip(&node.values) {
-                spend().ok_or_else(endless)?;
+                // In order and none twice: otherwise a block that is held would be taken from the origin.
+                if key != arrays || arrays == expected {
+                    return Err(bad_length());
+                }
                 arrays += 1;
                 self.read_array(key, block, &mut held)?;
+                self.budget.allows(held.len())?;
             }
         }
-        if arrays != self.blocks.div_ceil(ARRAY_ENTRIES) {
-            return Err(bad("its array is not as long as the superblock says"));
+        if arrays != expected {
+            return Err(bad_length());
         }
         held.sort_unstable();
         match held.is_sorted_by(|a, b| a.0 < b.0) {
