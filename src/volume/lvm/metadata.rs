@@ -84,7 +84,7 @@ pub enum SegmentKind {
         region_bytes: u64,
     },
     /// Copies of the same bytes: pairs of (record, copy) volumes.
-    Raid1(Vec<(Option<String>, String)>),
+    Raid1(Vec<(String, String)>),
     /// RAID 4, 5, 6 and 10: pairs of (record, image) volumes.
     Raid {
         /// The level and the layout as md numbers them.
@@ -94,7 +94,7 @@ pub enum SegmentKind {
         /// Bytes taken from an image in turn.
         stripe_bytes: u64,
         /// The volumes.
-        pairs: Vec<(Option<String>, String)>,
+        pairs: Vec<(String, String)>,
     },
     /// Volumes striped without redundancy.
     Raid0 {
@@ -422,7 +422,7 @@ fn areas(segment: &Section, name: &str) -> Option<Vec<Area>> {
 }
 
 /// `["lv_rmeta_0", "lv_rimage_0", …]` as pairs.
-fn raid_pairs(segment: &Section) -> Option<Vec<(Option<String>, String)>> {
+fn raid_pairs(segment: &Section) -> Option<Vec<(String, String)>> {
     let names = names(segment.list("raids"))?;
     if names.is_empty() || !names.len().is_multiple_of(2) {
         return None;
@@ -430,7 +430,7 @@ fn raid_pairs(segment: &Section) -> Option<Vec<(Option<String>, String)>> {
     Some(
         names
             .chunks_exact(2)
-            .map(|pair| (Some(pair[0].clone()), pair[1].clone()))
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
             .collect(),
     )
 }

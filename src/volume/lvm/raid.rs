@@ -117,16 +117,22 @@ pub struct Image {
     pub volume: Arc<dyn ReadAt>,
     /// Whether all of them are there.
     pub is_complete: bool,
-    /// The record volume, when it is there.
+    /// The record volume, when it can be read.
     pub record: Option<Arc<dyn ReadAt>>,
 }
 
 impl Image {
-    /// Whether it can be read, and its superblock when that can be.
+    /// Whether it can be read, and its superblock when it has one. Of an image whose record cannot be read nothing
+    /// tells whether it is current: that is not the same as a record that was never written.
     pub fn state(&self) -> (bool, Option<Superblock>) {
-        let record = self.record.as_ref();
-        let record = record.and_then(|record| read_superblock(&**record).unwrap_or(None));
-        (self.is_complete, record)
+        match self
+            .record
+            .as_ref()
+            .map(|record| read_superblock(&**record))
+        {
+            Some(Ok(record)) => (self.is_complete, record),
+            Some(Err(_)) | None => (false, None),
+        }
     }
 }
 
@@ -296,5 +302,21 @@ mod tests {
             None
         );
         assert_eq!(choose(&[(true, None), (true, None)]), Some(0));
+    }
+
+    /// Taken for one that was never written, it would make its image as good as any.
+    #[test]
+    fn an_image_whose_record_cannot_be_read_is_not_taken_for_current() {
+        let image = |record: Option<Vec<u8>>| Image {
+            volume: Arc::new(vec![0; 512]),
+            is_complete: true,
+            record: record.map(|record| Arc::new(record) as Arc<dyn ReadAt>),
+        };
+        let never_written = image(Some(vec![0; 4096])).state();
+        assert_eq!(never_written, (true, None));
+        for unread in [image(None), image(Some(Vec::new()))] {
+            assert_eq!(choose(&[unread.state(), unread.state()]), None);
+            assert_eq!(choose(&[unread.state(), never_written]), Some(1));
+        }
     }
 }
