@@ -235,6 +235,7 @@ impl<'a> Builder<'a> {
                 pool,
                 device,
                 outside,
+                merged_into: _,
             } => {
                 if segment.start_extent != 0 {
                     return Err(unsupported("a thin volume of several segments"));

@@ -240,6 +240,24 @@ fn volumes_that_make_no_sense_are_problems_beside_those_that_do() {
     assert_eq!(group.problems.len(), 6, "{:?}", group.problems);
 }
 
+/// Which of the two the machine uses cannot be seen, as with other snapshots.
+#[test]
+fn a_thin_volume_that_another_one_is_merged_into_is_left_out() {
+    let thin = |merge: &str| {
+        let body = format!("type = \"thin\" thin_pool = \"pool\" device_id = 1 {merge}");
+        hidden("snap", 1, &body)
+    };
+    for (merge, is_shown) in [("", true), ("merge = \"origin\"", false)] {
+        let (group, _) = group(&pair(&format!(
+            "{}{}",
+            linear("origin", "pv0", 3, 1),
+            thin(merge)
+        )));
+        let shown = group.volumes.iter().any(|volume| volume.name == "origin");
+        assert_eq!(shown, is_shown, "{:?}", group.problems);
+    }
+}
+
 /// A volume of one extent that is this one.
 fn same_as(name: &str, below: &str) -> String {
     let body = format!("type = \"striped\" stripe_count = 1 stripes = [\"{below}\", 0]");

@@ -145,6 +145,8 @@ pub enum SegmentKind {
         device: u64,
         /// The volume outside of the pool that has what was never written.
         outside: Option<String>,
+        /// The thin volume that it is being merged into, or will be as soon as that is not in use.
+        merged_into: Option<String>,
     },
     /// Zeros.
     Zero,
@@ -317,14 +319,15 @@ fn thin_pool(segment: &Section) -> Option<SegmentKind> {
 }
 
 fn thin(segment: &Section) -> Option<SegmentKind> {
-    let outside = match segment.value("external_origin") {
-        Some(_) => Some(segment.text("external_origin")?.to_string()),
-        None => None,
+    let volume = |key: &str| match segment.value(key) {
+        Some(_) => Some(Some(segment.text(key)?.to_string())),
+        None => Some(None),
     };
     Some(SegmentKind::Thin {
         pool: segment.text("thin_pool")?.to_string(),
         device: segment.number("device_id")?,
-        outside,
+        outside: volume("external_origin")?,
+        merged_into: volume("merge")?,
     })
 }
 
