@@ -222,3 +222,84 @@ impl ReadAt for Cached {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::bits::crc32c;
+    use super::super::persistent::NODE;
+    use super::*;
+
+    const SECTOR: usize = 512;
+    const PART: u32 = ARRAY_ENTRIES as u32;
+
+    fn block(number: u64, kind: Kind, words: &[(usize, u32)]) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        for (at, word) in words {
+            block[*at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        block[kind.number_at..kind.number_at + 8].copy_from_slice(&number.to_le_bytes());
+        let sum = !crc32c(&block[4..]) ^ kind.xor;
+        block[..4].copy_from_slice(&sum.to_le_bytes());
+        block
+    }
+
+    /// A node with these keys and values.
+    fn node(number: u64, flags: u32, entries: &[(u32, u32)]) -> Vec<u8> {
+        let mut words = vec![(4, flags), (16, entries.len() as u32), (20, 252), (24, 8)];
+        for (index, (key, value)) in entries.iter().enumerate() {
+            words.extend([(32 + index * 8, *key), (32 + (252 + index) * 8, *value)]);
+        }
+        block(number, NODE, &words)
+    }
+
+    /// A cache in blocks of a sector, of which block 700 holds block 3 of the origin. Its array is in two parts, to
+    /// which the leaves in blocks 2 and 3 lead.
+    fn open(leaves: [u32; 2]) -> Cached {
+        let head = [
+            (32, MAGIC as u32),
+            (40, 2),
+            (192, 1),
+            (232, 1),
+            (240, 2 * PART),
+        ];
+        let array = |number, more: &[(usize, u32)]| {
+            block(number, ARRAY, &[&[(8, PART), (12, 8)], more].concat())
+        };
+        let metadata = [
+            block(0, SUPERBLOCK, &head),
+            node(1, 1, &[(0, leaves[0]), (1, leaves[1])]),
+            node(2, 2, &[(0, 4)]),
+            node(3, 2, &[(1, 5)]),
+            array(4, &[]),
+            array(
+                5,
+                &[(ARRAY_HEADER + (700 - PART as usize) * 8, 3 << FLAG_BITS | 1)],
+            ),
+        ];
+        let origin = vec![0xEE; 10 * SECTOR];
+        let data: Vec<u8> = (0..2 * PART).flat_map(|n| [n as u8; SECTOR]).collect();
+        let (metadata, budget) = (Arc::new(metadata.concat()), Arc::default());
+        Cached::open(Arc::new(origin), metadata, Arc::new(data), budget).unwrap()
+    }
+
+    fn blocks(cached: &Cached) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 10 * SECTOR];
+        cached.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes.chunks(SECTOR).map(|block| block[0]).collect())
+    }
+
+    #[test]
+    fn what_the_cache_has_goes_before_the_origin() {
+        let mut expected = [0xEE; 10];
+        expected[3] = 700u32 as u8;
+        assert_eq!(blocks(&open([2, 3])).unwrap(), expected);
+    }
+
+    /// With a part of the array twice, another one would be missing, and with it what the cache holds.
+    #[test]
+    fn an_array_that_is_not_all_there_once_is_refused() {
+        for leaves in [[2, 2], [3, 2], [3, 3], [1, 1], [2, 4]] {
+            assert!(blocks(&open(leaves)).is_err(), "{leaves:?}");
+        }
+    }
+}
