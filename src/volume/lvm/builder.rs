@@ -354,7 +354,12 @@ impl<'a> Builder<'a> {
         if raid::has_moved(&states) {
             return Err(unsupported("a RAID 1 volume that is or was reshaped"));
         }
-        match raid::choose(&states) {
+        let current = raid::current(&states);
+        let others = images.iter().zip(&current).enumerate();
+        let notes = others.filter(|(_, (_, is_current))| !**is_current);
+        self.notes
+            .extend(notes.map(|(index, (image, _))| raid::done_without(index, image)));
+        match current.iter().position(|is_current| *is_current) {
             Some(index) => Ok(Source::Linear(images[index].volume.clone(), 0)),
             None => {
                 into.mark_incomplete();

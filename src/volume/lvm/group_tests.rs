@@ -267,7 +267,7 @@ fn same_as(name: &str, below: &str) -> String {
 /// However the text orders them: what is built already must not be built upon without end.
 #[test]
 fn towers_of_volumes_are_refused_from_a_height_on() {
-    let floor = |level: u32| match level {
+    let floor = |level| match level {
         0 => linear("v0", "pv0", 3, 1),
         _ => same_as(&format!("v{level}"), &format!("v{}", level - 1)),
     };
@@ -301,8 +301,9 @@ fn what_cannot_be_built_is_not_tried_again_and_again() {
         linear("ok", "pv0", 3, 1),
         segment("own", 1, itself)
     )));
-    assert_eq!(group.problems.len(), 31, "{:?}", group.problems);
-    assert_eq!(bytes(&group, "ok"), [3]);
+    let names: Vec<_> = group.volumes.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["ok", "own"], "{:?}", group.problems);
+    assert!(!group.volumes[1].complete, "it has no record of its own");
 }
 
 /// A byte of what is not there costs a read of all the others: of others that are such arrays, without end.

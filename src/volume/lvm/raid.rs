@@ -107,8 +107,21 @@ pub fn has_moved(copies: &[(bool, Option<Superblock>)]) -> bool {
 }
 
 /// The copy to read: the first one that is there and current.
-pub fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
+#[cfg(test)]
+fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
     current(copies).iter().position(|current| *current)
+}
+
+/// What is said about an image that is not there or not current.
+pub fn done_without(index: usize, image: &Image) -> String {
+    match image.is_complete {
+        true => format!("image {index} is not current; it is done without"),
+        // Nothing on the others would tell.
+        false => format!(
+            "image {index} is not there; it is done without. Should the volume have gone on with it and without \
+             one of the others, what is shown is old"
+        ),
+    }
 }
 
 /// An image with its record.
@@ -187,9 +200,7 @@ pub fn grid(
             places.push(Some((image.volume.clone(), data_start)));
             continue;
         }
-        notes.push(format!(
-            "image {index} is not there or not current; it is done without"
-        ));
+        notes.push(done_without(index, image));
         places.push(None);
         // The machine itself went on without this image: what others add up to is what it saw.
         let was_done_without = freshest.is_some_and(|block| {
@@ -219,7 +230,7 @@ fn fits_where(images: &[Image], states: &[(bool, Option<Superblock>)], current: 
     let Some(record) = record.cloned() else {
         return Parity::Unknown;
     };
-    let Ok(Some((region_bytes, regions))) = read_bitmap(&*record) else {
+    let Ok(Some((region_bytes, regions))) = read_bitmap(&*record, events) else {
         return Parity::Unknown;
     };
     Parity::FitsWhere(Box::new(move |at, len| {
@@ -240,13 +251,15 @@ fn fits_where(images: &[Image], states: &[(bool, Option<Superblock>)], current: 
 }
 
 /// The bytes of a region and their number; behind the header follows a bit for each, set while it is being
-/// written. `None` when there is no bitmap.
-fn read_bitmap(record: &dyn ReadAt) -> Result<Option<(u64, u64)>> {
+/// written. `None` when there is no bitmap, or one that was left behind: the kernel writes it before the
+/// superblock, and does not believe one that is older.
+fn read_bitmap(record: &dyn ReadAt, events: u64) -> Result<Option<(u64, u64)>> {
     let mut head = [0; BITMAP_HEADER as usize];
     record.read_exact_at(&mut head, BITMAP_AT)?;
     let (sync_sectors, region_bytes) = (le64(&head, 40), u64::from(le32(&head, 52)));
     let is_known = has(&head, 0, b"bitm") && (3..=5).contains(&le32(&head, 4));
-    let is_stale = le32(&head, 48) & 2 != 0;
+    // The bits 1 and 2: given up, and could not be written.
+    let is_stale = le32(&head, 48) & 0b110 != 0 || le64(&head, 24) < events;
     if !is_known || is_stale || region_bytes < 512 {
         return Ok(None);
     }
