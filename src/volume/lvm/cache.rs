@@ -151,7 +151,7 @@ impl Cached {
     fn read_array(&self, key: u64, number: u64, held: &mut Vec<Held>) -> Result<()> {
         let block = read_block(&*self.metadata, number, ARRAY)?;
         let entries = u64::from(le32(&block, 8));
-        let first = key.checked_mul(ARRAY_ENTRIES).unwrap_or(u64::MAX);
+        let first = key.saturating_mul(ARRAY_ENTRIES);
         let expected = self.blocks.saturating_sub(first).min(ARRAY_ENTRIES);
         if entries != expected || le32(&block, 12) != 8 {
             return Err(bad("a block of its array makes no sense"));

@@ -106,12 +106,6 @@ pub fn has_moved(copies: &[(bool, Option<Superblock>)]) -> bool {
     records.any(|record| record.is_reshaping || record.data_offset != 0)
 }
 
-/// The copy to read: the first one that is there and current.
-#[cfg(test)]
-fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
-    current(copies).iter().position(|current| *current)
-}
-
 /// What is said about an image that is not there or not current.
 pub fn done_without(index: usize, image: &Image) -> String {
     match image.is_complete {
@@ -270,6 +264,10 @@ fn read_bitmap(record: &dyn ReadAt, events: u64) -> Result<Option<(u64, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
+        current(copies).iter().position(|current| *current)
+    }
 
     fn record(position: u32, events: u64, failed: u64, recovered: u64) -> Option<Superblock> {
         Some(Superblock {
