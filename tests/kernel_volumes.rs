@@ -274,6 +274,8 @@ const REFUSED_VOLUMES: &[(&str, &str, &str)] = &[
     // In the metadata of both the snapshot is being merged; the kernel has begun with one of them.
     ("lvm-snapshot-merge", "origin", "merged into"),
     ("lvm-snapshot-merge-scheduled", "origin", "merged into"),
+    // At the next start the machine takes the snapshot for it, and only later says so.
+    ("lvm-thin-merge", "thin", "merged into"),
 ];
 
 #[test]

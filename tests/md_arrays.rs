@@ -4,9 +4,11 @@ mod guest_support;
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use brfs::guestfs::disk::md_root;
-use brfs::io::ReadAt;
+use brfs::error::{Error, ErrorKind, Result};
+use brfs::guestfs::disk::{GuestContext, OpenDisk, md_root};
+use brfs::io::{Chunk, ReadAt};
 use brfs::tree::Node;
 use brfs::volume::Problem;
 use brfs::volume::md::{Array, Member, assemble_arrays};
@@ -243,4 +245,53 @@ fn a_file_system_over_two_disks_is_as_the_kernel_shows_it() {
     };
     let different = differences(&golden_text("ext2-1k.manifest"), walk(&*files));
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// Without the disk that cannot be read for now, the member that the array went on without would be taken for it.
+#[test]
+fn a_disk_that_fails_for_now_is_waited_for() {
+    let old = Arc::new(member(array(1, 2), 0, b"old"));
+    let newer = md::Array {
+        events: 9,
+        ..array(1, 2)
+    };
+    let new = Arc::new(member(newer, 1, b"new"));
+    for at_opening in [true, false] {
+        let fails = Arc::new(AtomicBool::new(true));
+        let (old, new, still) = (old.clone(), new.clone(), fails.clone());
+        let open_old: OpenDisk = Arc::new(move || Ok(old.clone()));
+        let open_new: OpenDisk = Arc::new(move || match still.load(Ordering::Relaxed) {
+            true if at_opening => Err(Error::new(ErrorKind::Transient, "later")),
+            true => Ok(Arc::new(Later)),
+            false => Ok(new.clone()),
+        });
+        let disks = vec![("xvda".into(), open_old), ("xvdb".into(), open_new)];
+        let root = md_root(GuestContext {
+            disks: disks.into(),
+            ..context_of(vec![])
+        });
+        let error = root.list().map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transient);
+        fails.store(false, Ordering::Relaxed);
+        let Some(Node::File(raw)) = root.lookup("data.raw".as_ref()).unwrap() else {
+            panic!("the array is a file");
+        };
+        let mut start = [0];
+        let read = raw.open().unwrap().read(0, 1, &mut start).unwrap();
+        assert!(matches!(read, Chunk::Filled(1)));
+        assert_eq!(start, *b"n");
+    }
+}
+
+/// A disk that was opened, and that cannot be read for now.
+struct Later;
+
+impl ReadAt for Later {
+    fn len_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn read_exact_at(&self, _: &mut [u8], _: u64) -> Result<()> {
+        Err(Error::new(ErrorKind::Transient, "later"))
+    }
 }

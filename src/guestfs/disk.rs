@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use super::node::{GuestOptions, GuestTree, OpenVolume};
 use super::pool::{Pool, Pooled};
-use super::siblings::other_volumes;
+use super::siblings::{other_volumes, search};
 use super::{is_readable, open_among};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{ExtentKind, ReadAt};
@@ -85,8 +85,8 @@ pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<d
     })
 }
 
-/// The directory of the volume groups over the disks (`lvm/`). Disks that cannot be opened count as
-/// missing.
+/// The directory of the volume groups over the disks (`lvm/`). Disks that are gone or damaged count as missing;
+/// as long as one cannot be read for now, there is nothing to see.
 pub fn lvm_root(context: GuestContext) -> Arc<dyn Directory> {
     over_disks(context, Kind::Lvm)
 }
@@ -390,14 +390,7 @@ struct OverDisks {
 impl OverDisks {
     fn children(&self) -> Result<Arc<Children>> {
         self.children.get(|| {
-            let mut opened = Vec::new();
-            for (name, disk) in &*self.context.disks {
-                match disk() {
-                    Ok(disk) => opened.push((name.clone(), disk)),
-                    Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
-                }
-            }
-            let found = volume::assemble(&opened);
+            let found = search(&self.context.disks, volume::assemble)?;
             let of_groups = found.groups.iter().flat_map(|group| &group.problems);
             for problem in found.problems.iter().chain(of_groups) {
                 tracing::warn!(subject = %problem.subject, "{}", problem.message);

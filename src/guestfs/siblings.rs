@@ -1,7 +1,7 @@
-//! The other volumes of a restore point, for a file system that lies over several.
+//! All disks of a restore point, for what lies over several.
 //!
-//! Looked for anew each time that such a file system is opened: nothing is kept that could be out of date, and
-//! a disk that could not be read then may be readable now.
+//! Of a file system that does, the other volumes are looked for anew each time that it is opened: nothing is kept
+//! that could be out of date, and a disk that could not be read then may be readable now.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,17 +15,15 @@ pub(super) fn may_pass(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Transient | ErrorKind::Changed)
 }
 
-/// All volumes with this content but the one at `own`. A disk that is damaged or gone counts as missing, with a
-/// warning.
+/// What `look` finds on all disks. A disk that is damaged or gone counts as missing, with a warning.
 ///
 /// # Errors
-/// What kept a disk from being searched, if that may pass. Without it, what is shown could be an older state
-/// than with it.
-pub(super) fn other_volumes(
+/// What kept a disk from being searched, if that may pass. Without it, what is found could be in an older state
+/// than with it: a copy that was left behind, in place of the one that counts.
+pub(super) fn search<T>(
     disks: &[(String, OpenDisk)],
-    content: Content,
-    own: &str,
-) -> Result<Vec<PlacedVolume>> {
+    look: impl FnOnce(&[PlacedVolume]) -> T,
+) -> Result<T> {
     let passing: Passing = Arc::default();
     let mut opened: Vec<PlacedVolume> = Vec::new();
     for (name, open) in disks {
@@ -38,10 +36,23 @@ pub(super) fn other_volumes(
             Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
         }
     }
-    let (mut found, problems) = find_all(content, &opened);
-    if let Some(error) = lock(&passing).take() {
-        return Err(error);
+    let found = look(&opened);
+    match lock(&passing).take() {
+        Some(error) => Err(error),
+        None => Ok(found),
     }
+}
+
+/// All volumes with this content but the one at `own`.
+///
+/// # Errors
+/// As [`search`].
+pub(super) fn other_volumes(
+    disks: &[(String, OpenDisk)],
+    content: Content,
+    own: &str,
+) -> Result<Vec<PlacedVolume>> {
+    let (mut found, problems) = search(disks, |opened| find_all(content, opened))?;
     for problem in problems {
         tracing::warn!(subject = %problem.subject, "{}", problem.message);
     }

@@ -4,82 +4,38 @@
 //! of 256 elements with the polynomial x^8 + x^4 + x^3 + x^2 + 1, in which data `i` counts 2^i times.
 //! Source: H. P. Anvin, "The mathematics of RAID-6"; Linux' `lib/raid6`.
 
-/// Powers of 2, twice over so that sums of two exponents need no remainder.
-const POWERS: [u8; 510] = powers();
-const LOGARITHMS: [u8; 256] = logarithms();
+use crate::volume::md::galois::{add_scaled, inverse, power, scale};
 
-const fn powers() -> [u8; 510] {
-    let mut table = [0; 510];
-    let mut value = 1u8;
-    let mut at = 0;
-    while at < 510 {
-        table[at] = value;
-        value = (value << 1) ^ if value & 0x80 == 0 { 0 } else { 0x1D };
-        at += 1;
-    }
-    table
-}
-
-const fn logarithms() -> [u8; 256] {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 255 {
-        table[POWERS[at] as usize] = at as u8;
-        at += 1;
-    }
-    table
-}
-
-fn times(a: u8, b: u8) -> u8 {
-    if a == 0 || b == 0 {
-        return 0;
-    }
-    let sum = usize::from(LOGARITHMS[usize::from(a)]) + usize::from(LOGARITHMS[usize::from(b)]);
-    POWERS[sum]
-}
-
-/// 2 to the power of a column.
+/// How often a column of data counts in Q.
 fn weight(column: usize) -> u8 {
-    POWERS[column % 255]
-}
-
-/// One divided by what is not zero.
-fn inverse(of: u8) -> u8 {
-    POWERS[255 - usize::from(LOGARITHMS[usize::from(of)])]
+    // The same again after 255.
+    power((column % 255) as u32)
 }
 
 /// Adds what a column of data has in P.
 pub fn add(sum: &mut [u8], bytes: &[u8]) {
-    for (sum, byte) in sum.iter_mut().zip(bytes) {
-        *sum ^= byte;
-    }
+    add_scaled(sum, bytes, 1);
 }
 
 /// Adds what a column of data has in Q.
 pub fn add_weighted(sum: &mut [u8], column: usize, bytes: &[u8]) {
-    let weight = weight(column);
-    for (sum, byte) in sum.iter_mut().zip(bytes) {
-        *sum ^= times(weight, *byte);
-    }
+    add_scaled(sum, bytes, weight(column));
 }
 
 /// The data of a column from what it has in Q.
 pub fn from_weighted(sum: &mut [u8], column: usize) {
-    let inverse = inverse(weight(column));
-    for sum in sum {
-        *sum = times(inverse, *sum);
-    }
+    scale(sum, inverse(weight(column)));
 }
 
 /// The data of `column` from what it and the column `other` have in P and in Q; the result is in `plain`.
 ///
-/// D + E = P and wD + vE = Q give D = (Q + vP) / (w + v). Columns are less than 255 apart, so w is not v.
+/// D + E = P and wD + vE = Q give D = (Q + vP) / (w + v). Columns 255 apart have the same weight: what comes out
+/// is not the data then, and no checksum holds.
 pub fn from_both(plain: &mut [u8], weighted: &[u8], column: usize, other: usize) {
-    let factor = weight(other);
-    let inverse = inverse(weight(column) ^ factor);
-    for (plain, weighted) in plain.iter_mut().zip(weighted) {
-        *plain = times(inverse, *weighted ^ times(factor, *plain));
-    }
+    let (w, v) = (weight(column), weight(other));
+    scale(plain, v);
+    add(plain, weighted);
+    scale(plain, inverse(w ^ v));
 }
 
 #[cfg(test)]
@@ -100,27 +56,6 @@ mod tests {
             add_weighted(&mut q, column, bytes);
         }
         (p, q)
-    }
-
-    /// Multiplication as it is defined: bit by bit, without tables.
-    fn slowly(mut a: u8, mut b: u8) -> u8 {
-        let mut product = 0;
-        while b != 0 {
-            product ^= if b & 1 == 1 { a } else { 0 };
-            a = (a << 1) ^ if a & 0x80 == 0 { 0 } else { 0x1D };
-            b >>= 1;
-        }
-        product
-    }
-
-    #[test]
-    fn products_are_those_of_the_field() {
-        for a in 0..=255 {
-            for b in 0..=255 {
-                assert_eq!(times(a, b), slowly(a, b), "{a} times {b}");
-            }
-            assert!(a == 0 || times(a, inverse(a)) == 1, "{a}");
-        }
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl WindowRead for Chunks {
         let chunks = wanted.start / chunk_bytes..wanted.end.div_ceil(chunk_bytes);
         let places = self.places(chunks.clone())?;
         let [first, .., last] = places[..] else {
-            return Ok(());
+            return Err(bad("there are no chunks"));
         };
         let mut packed = vec![0; (last - first) as usize];
         let data_at = (self.count - 1) * self.place_bytes;

@@ -17,14 +17,36 @@ use crate::io::ReadAt;
 /// Volumes within volumes (a mirror of stripes of …).
 const MAX_NESTING: usize = 8;
 
+/// What a volume is built of, in the worst case.
+#[derive(Debug, Clone, Copy, Default)]
+struct Below {
+    /// Volumes that lie upon one another: so deep reads go.
+    height: usize,
+    /// Whether one is an array that may have to read all of its images for a byte: such within such would read
+    /// without end.
+    has_grid: bool,
+}
+
+impl Below {
+    fn add(&mut self, other: Below) {
+        self.height = self.height.max(other.height);
+        self.has_grid |= other.has_grid;
+    }
+}
+
 /// Builds the volumes of one group.
 pub struct Builder<'a> {
     group: &'a Group,
     present: &'a HashMap<String, &'a PhysicalVolume>,
     logical: HashMap<&'a str, &'a Logical>,
     physical: HashMap<&'a str, &'a metadata::Physical>,
-    built: HashMap<&'a str, Arc<Mapped>>,
-    pools: HashMap<&'a str, (Arc<thin::Pool>, bool)>,
+    built: HashMap<&'a str, (Arc<Mapped>, Below)>,
+    /// Volumes that could not be built upon which so many others were to be built, or more: none is tried again
+    /// and again. A volume that is being built is here, too, lest it be built of itself.
+    failed: HashMap<&'a str, (usize, Error)>,
+    pools: HashMap<&'a str, (Arc<thin::Pool>, bool, Below)>,
+    /// What the volume that is being built has been found to be built of so far.
+    below: Below,
     /// What has to be said about the volume that is being built.
     notes: Vec<String>,
     budget: Arc<Budget>,
@@ -47,7 +69,9 @@ impl<'a> Builder<'a> {
                 .map(|p| (p.name.as_str(), p))
                 .collect(),
             built: HashMap::new(),
+            failed: HashMap::new(),
             pools: HashMap::new(),
+            below: Below::default(),
             notes: Vec::new(),
             budget,
         }
@@ -88,18 +112,48 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// `Unsupported` for what is not read; `Corrupt` when the metadata makes no sense.
     pub fn volume(&mut self, name: &str, depth: usize) -> Result<Arc<Mapped>> {
-        if let Some(mapped) = self.built.get(name) {
+        if let Some((mapped, below)) = self.built.get(name) {
+            self.below.add(*below);
             return Ok(mapped.clone());
         }
+        let nested = || Error::corrupt("logical volumes are nested too deeply or in a loop");
         if depth > MAX_NESTING {
-            return Err(Error::corrupt(
-                "logical volumes are nested too deeply or in a loop",
-            ));
+            return Err(nested());
         }
         let logical = *self
             .logical
             .get(name)
             .ok_or_else(|| Error::corrupt(format!("there is no logical volume {name}")))?;
+        if let Some((at, error)) = self.failed.get(name)
+            && depth >= *at
+        {
+            return Err(error.clone());
+        }
+        let name = logical.name.as_str();
+        self.failed.insert(name, (0, nested()));
+        let outer = std::mem::take(&mut self.below);
+        let built = self.build(logical, depth);
+        let mut below = std::mem::replace(&mut self.below, outer);
+        below.height += 1;
+        let built = match below.height > MAX_NESTING + 1 {
+            true => Err(nested()),
+            false => built,
+        };
+        match built {
+            Ok(mapped) => {
+                self.failed.remove(name);
+                self.built.insert(name, (mapped.clone(), below));
+                self.below.add(below);
+                Ok(mapped)
+            }
+            Err(error) => {
+                self.failed.insert(name, (depth, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn build(&mut self, logical: &'a Logical, depth: usize) -> Result<Arc<Mapped>> {
         let mut mapped = Mapped::new();
         let mut next_extent = 0;
         for segment in &logical.segments {
@@ -112,9 +166,7 @@ impl<'a> Builder<'a> {
                 .ok_or_else(|| Error::corrupt("a segment is too long"))?;
             self.push_segment(&mut mapped, segment, depth)?;
         }
-        let mapped = Arc::new(mapped);
-        self.built.insert(logical.name.as_str(), mapped.clone());
-        Ok(mapped)
+        Ok(Arc::new(mapped))
     }
 
     fn push_segment(&mut self, mapped: &mut Mapped, segment: &Segment, depth: usize) -> Result<()> {
@@ -162,6 +214,9 @@ impl<'a> Builder<'a> {
                     return Err(unsupported("a RAID volume of several segments"));
                 }
                 let images = self.raid_images(pairs, depth)?;
+                if std::mem::replace(&mut self.below.has_grid, true) {
+                    return Err(unsupported("a RAID volume within another one"));
+                }
                 let (grid, notes) = raid::grid(&images, *level, *layout, *stripe_bytes)?;
                 self.notes.extend(notes);
                 Source::Linear(Arc::new(grid), 0)
@@ -180,6 +235,7 @@ impl<'a> Builder<'a> {
                 pool,
                 device,
                 outside,
+                merged_into: _,
             } => {
                 if segment.start_extent != 0 {
                     return Err(unsupported("a thin volume of several segments"));
@@ -290,7 +346,7 @@ impl<'a> Builder<'a> {
     fn raid1(
         &mut self,
         into: &mut Mapped,
-        pairs: &[(Option<String>, String)],
+        pairs: &[(String, String)],
         depth: usize,
     ) -> Result<Source> {
         let images = self.raid_images(pairs, depth)?;
@@ -298,7 +354,12 @@ impl<'a> Builder<'a> {
         if raid::has_moved(&states) {
             return Err(unsupported("a RAID 1 volume that is or was reshaped"));
         }
-        match raid::choose(&states) {
+        let current = raid::current(&states);
+        let others = images.iter().zip(&current).enumerate();
+        let notes = others.filter(|(_, (_, is_current))| !**is_current);
+        self.notes
+            .extend(notes.map(|(index, (image, _))| raid::done_without(index, image)));
+        match current.iter().position(|is_current| *is_current) {
             Some(index) => Ok(Source::Linear(images[index].volume.clone(), 0)),
             None => {
                 into.mark_incomplete();
@@ -311,20 +372,17 @@ impl<'a> Builder<'a> {
 
     fn raid_images(
         &mut self,
-        pairs: &[(Option<String>, String)],
+        pairs: &[(String, String)],
         depth: usize,
     ) -> Result<Vec<raid::Image>> {
         let mut images = Vec::new();
         for (record, image) in pairs {
             let volume = self.volume(image, depth + 1)?;
-            let record = match record {
-                Some(record) => self.volume(record, depth + 1).ok(),
-                None => None,
-            };
+            let record = self.volume(record, depth + 1);
             images.push(raid::Image {
                 is_complete: volume.is_complete(),
                 volume,
-                record: record.map(|record| record as Arc<dyn ReadAt>),
+                record: record.map(|record| record as Arc<dyn ReadAt>).ok(),
             });
         }
         Ok(images)
@@ -332,8 +390,9 @@ impl<'a> Builder<'a> {
 
     /// A thin pool, and whether all of its data is there.
     fn pool(&mut self, name: &str, depth: usize) -> Result<(Arc<thin::Pool>, bool)> {
-        if let Some(pool) = self.pools.get(name) {
-            return Ok(pool.clone());
+        if let Some((pool, is_complete, below)) = self.pools.get(name) {
+            self.below.add(*below);
+            return Ok((pool.clone(), *is_complete));
         }
         let logical = *self
             .logical
@@ -350,12 +409,19 @@ impl<'a> Builder<'a> {
         else {
             return Err(Error::corrupt(format!("{name} is no thin pool")));
         };
-        let metadata = self.volume(metadata, depth + 1)?;
-        let data = self.volume(data, depth + 1)?;
+        let outer = std::mem::take(&mut self.below);
+        let parts = self.volume(metadata, depth + 1).and_then(|metadata| {
+            let data = self.volume(data, depth + 1)?;
+            Ok((metadata, data))
+        });
+        let below = std::mem::replace(&mut self.below, outer);
+        let (metadata, data) = parts?;
+        self.below.add(below);
         let is_complete = metadata.is_complete() && data.is_complete();
-        let pool = (thin::Pool::open(metadata, data, *chunk_bytes)?, is_complete);
-        self.pools.insert(logical.name.as_str(), pool.clone());
-        Ok(pool)
+        let pool = thin::Pool::open(metadata, data, *chunk_bytes)?;
+        let kept = (pool.clone(), is_complete, below);
+        self.pools.insert(logical.name.as_str(), kept);
+        Ok((pool, is_complete))
     }
 
     fn cached(

@@ -108,36 +108,38 @@ impl Cached {
         Ok(self.held.get_or_init(|| held).clone())
     }
 
-    /// The array's blocks are the values of a tree.
+    /// The array's blocks are the values of a tree, and their numbers in the array its keys.
     fn read_held(&self) -> Result<Vec<Held>> {
+        let bad_length = || bad("its array is not as long as the superblock says");
+        let expected = self.blocks.div_ceil(ARRAY_ENTRIES);
         let mut held = Vec::new();
         let mut nodes = vec![(self.root, 0)];
-        // However damaged, a tree has no more blocks than there are.
-        let mut left = self.metadata.len_bytes() / BLOCK_BYTES;
-        let mut spend = || {
-            left = left.checked_sub(1)?;
-            Some(())
-        };
-        let endless = || bad("its tree has more blocks than there are");
+        // Each node has something in it: there are fewer of them than blocks of the array on each level.
+        let mut left = (expected + 1) * MAX_LEVELS as u64;
         let mut arrays = 0;
         while let Some((number, level)) = nodes.pop() {
-            spend().ok_or_else(endless)?;
+            left = left.checked_sub(1).ok_or_else(bad_length)?;
             let node = Node::read(&*self.metadata, number)?;
             if !node.is_leaf {
                 if level >= MAX_LEVELS {
                     return Err(bad("its tree is deeper than any"));
                 }
-                nodes.extend(node.values.iter().map(|&below| (below, level + 1)));
+                let below = node.values.iter().rev();
+                nodes.extend(below.map(|&below| (below, level + 1)));
                 continue;
             }
             for (&key, &block) in node.keys.iter().zip(&node.values) {
-                spend().ok_or_else(endless)?;
+                // In order and none twice: otherwise a block that is held would be taken from the origin.
+                if key != arrays || arrays == expected {
+                    return Err(bad_length());
+                }
                 arrays += 1;
                 self.read_array(key, block, &mut held)?;
+                self.budget.allows(held.len())?;
             }
         }
-        if arrays != self.blocks.div_ceil(ARRAY_ENTRIES) {
-            return Err(bad("its array is not as long as the superblock says"));
+        if arrays != expected {
+            return Err(bad_length());
         }
         held.sort_unstable();
         match held.is_sorted_by(|a, b| a.0 < b.0) {
@@ -218,5 +220,86 @@ impl ReadAt for Cached {
             kind: inner.kind,
             end: inner.end.min(end),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::bits::crc32c;
+    use super::super::persistent::NODE;
+    use super::*;
+
+    const SECTOR: usize = 512;
+    const PART: u32 = ARRAY_ENTRIES as u32;
+
+    fn block(number: u64, kind: Kind, words: &[(usize, u32)]) -> Vec<u8> {
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        for (at, word) in words {
+            block[*at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        block[kind.number_at..kind.number_at + 8].copy_from_slice(&number.to_le_bytes());
+        let sum = !crc32c(&block[4..]) ^ kind.xor;
+        block[..4].copy_from_slice(&sum.to_le_bytes());
+        block
+    }
+
+    /// A node with these keys and values.
+    fn node(number: u64, flags: u32, entries: &[(u32, u32)]) -> Vec<u8> {
+        let mut words = vec![(4, flags), (16, entries.len() as u32), (20, 252), (24, 8)];
+        for (index, (key, value)) in entries.iter().enumerate() {
+            words.extend([(32 + index * 8, *key), (32 + (252 + index) * 8, *value)]);
+        }
+        block(number, NODE, &words)
+    }
+
+    /// A cache in blocks of a sector, of which block 700 holds block 3 of the origin. Its array is in two parts, to
+    /// which the leaves in blocks 2 and 3 lead.
+    fn open(leaves: [u32; 2]) -> Cached {
+        let head = [
+            (32, MAGIC as u32),
+            (40, 2),
+            (192, 1),
+            (232, 1),
+            (240, 2 * PART),
+        ];
+        let array = |number, more: &[(usize, u32)]| {
+            block(number, ARRAY, &[&[(8, PART), (12, 8)], more].concat())
+        };
+        let metadata = [
+            block(0, SUPERBLOCK, &head),
+            node(1, 1, &[(0, leaves[0]), (1, leaves[1])]),
+            node(2, 2, &[(0, 4)]),
+            node(3, 2, &[(1, 5)]),
+            array(4, &[]),
+            array(
+                5,
+                &[(ARRAY_HEADER + (700 - PART as usize) * 8, 3 << FLAG_BITS | 1)],
+            ),
+        ];
+        let origin = vec![0xEE; 10 * SECTOR];
+        let data: Vec<u8> = (0..2 * PART).flat_map(|n| [n as u8; SECTOR]).collect();
+        let (metadata, budget) = (Arc::new(metadata.concat()), Arc::default());
+        Cached::open(Arc::new(origin), metadata, Arc::new(data), budget).unwrap()
+    }
+
+    fn blocks(cached: &Cached) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 10 * SECTOR];
+        cached.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes.chunks(SECTOR).map(|block| block[0]).collect())
+    }
+
+    #[test]
+    fn what_the_cache_has_goes_before_the_origin() {
+        let mut expected = [0xEE; 10];
+        expected[3] = 700u32 as u8;
+        assert_eq!(blocks(&open([2, 3])).unwrap(), expected);
+    }
+
+    /// With a part of the array twice, another one would be missing, and with it what the cache holds.
+    #[test]
+    fn an_array_that_is_not_all_there_once_is_refused() {
+        for leaves in [[2, 2], [3, 2], [3, 3], [1, 1], [2, 4]] {
+            assert!(blocks(&open(leaves)).is_err(), "{leaves:?}");
+        }
     }
 }

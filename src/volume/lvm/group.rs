@@ -156,16 +156,24 @@ fn build(
     let mut snapshots: HashMap<&str, (&Segment, bool)> = HashMap::new();
     let mut merged_into: HashSet<&str> = HashSet::new();
     for segment in group.logical.iter().flat_map(|l| &l.segments) {
-        if let SegmentKind::Snapshot {
-            origin,
-            store,
-            is_merging,
-        } = &segment.kind
-        {
-            snapshots.insert(store, (segment, *is_merging));
-            if *is_merging {
+        match &segment.kind {
+            SegmentKind::Snapshot {
+                origin,
+                store,
+                is_merging,
+            } => {
+                snapshots.insert(store, (segment, *is_merging));
+                if *is_merging {
+                    merged_into.insert(origin);
+                }
+            }
+            SegmentKind::Thin {
+                merged_into: Some(origin),
+                ..
+            } => {
                 merged_into.insert(origin);
             }
+            _ => {}
         }
     }
     let mut taken = BTreeMap::new();

@@ -240,6 +240,94 @@ fn volumes_that_make_no_sense_are_problems_beside_those_that_do() {
     assert_eq!(group.problems.len(), 6, "{:?}", group.problems);
 }
 
+/// Which of the two the machine uses cannot be seen, as with other snapshots.
+#[test]
+fn a_thin_volume_that_another_one_is_merged_into_is_left_out() {
+    let thin = |merge: &str| {
+        let body = format!("type = \"thin\" thin_pool = \"pool\" device_id = 1 {merge}");
+        hidden("snap", 1, &body)
+    };
+    for (merge, is_shown) in [("", true), ("merge = \"origin\"", false)] {
+        let (group, _) = group(&pair(&format!(
+            "{}{}",
+            linear("origin", "pv0", 3, 1),
+            thin(merge)
+        )));
+        let shown = group.volumes.iter().any(|volume| volume.name == "origin");
+        assert_eq!(shown, is_shown, "{:?}", group.problems);
+    }
+}
+
+/// A volume of one extent that is this one.
+fn same_as(name: &str, below: &str) -> String {
+    let body = format!("type = \"striped\" stripe_count = 1 stripes = [\"{below}\", 0]");
+    segment(name, 1, &body)
+}
+
+/// However the text orders them: what is built already must not be built upon without end.
+#[test]
+fn towers_of_volumes_are_refused_from_a_height_on() {
+    let floor = |level| match level {
+        0 => linear("v0", "pv0", 3, 1),
+        _ => same_as(&format!("v{level}"), &format!("v{}", level - 1)),
+    };
+    let mut floors: Vec<String> = (0..100).map(floor).collect();
+    let (upwards, _) = group(&pair(&floors.concat()));
+    floors.reverse();
+    let (downwards, _) = group(&pair(&floors.concat()));
+    let shown = |group: &VolumeGroup| {
+        let mut names: Vec<_> = group.volumes.iter().map(|v| v.name.clone()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(shown(&upwards).len(), 9);
+    assert_eq!(shown(&upwards), shown(&downwards));
+    assert_eq!(bytes(&upwards, "v8"), [3]);
+}
+
+/// Each level would try the one below it 20 times, and that one the next.
+#[test]
+fn what_cannot_be_built_is_not_tried_again_and_again() {
+    let level = |number: u32| {
+        let below = format!("\"v{}\", \"ok\", ", number + 1);
+        let raids = below.repeat(20);
+        let body = format!("type = \"raid1\" device_count = 21 raids = [{raids} \"ok\", \"no\"]");
+        segment(&format!("v{number}"), 1, &body)
+    };
+    let levels: String = (0..30).map(level).collect();
+    let itself = "type = \"raid1\" device_count = 1 raids = [\"own\", \"ok\"]";
+    let (group, _) = group(&pair(&format!(
+        "{}{levels}{}",
+        linear("ok", "pv0", 3, 1),
+        segment("own", 1, itself)
+    )));
+    let names: Vec<_> = group.volumes.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["ok", "own"], "{:?}", group.problems);
+    assert!(!group.volumes[1].complete, "it has no record of its own");
+}
+
+/// A byte of what is not there costs a read of all the others: of others that are such arrays, without end.
+#[test]
+fn arrays_of_arrays_with_parity_are_refused() {
+    let array = |name: &str, below: &str| {
+        let pairs = format!("\"{below}\", \"{below}\", ").repeat(3);
+        let raids = pairs.trim_end_matches(", ");
+        let body = format!("type = \"raid5\" device_count = 3 stripe_size = 8 raids = [{raids}]");
+        segment(name, 1, &body)
+    };
+    let (group, _) = group(&pair(
+        &[
+            linear("plain", "pv0", 3, 1),
+            array("one", "plain"),
+            array("two", "one"),
+        ]
+        .concat(),
+    ));
+    let names: Vec<_> = group.volumes.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(names, ["plain", "one"]);
+    assert!(group.problems[0].message.contains("within another"));
+}
+
 #[test]
 fn flipped_bits_anywhere_never_panic() {
     let members = pair(&linear("lin", "pv1", 10, 3));

@@ -84,7 +84,7 @@ pub enum SegmentKind {
         region_bytes: u64,
     },
     /// Copies of the same bytes: pairs of (record, copy) volumes.
-    Raid1(Vec<(Option<String>, String)>),
+    Raid1(Vec<(String, String)>),
     /// RAID 4, 5, 6 and 10: pairs of (record, image) volumes.
     Raid {
         /// The level and the layout as md numbers them.
@@ -94,7 +94,7 @@ pub enum SegmentKind {
         /// Bytes taken from an image in turn.
         stripe_bytes: u64,
         /// The volumes.
-        pairs: Vec<(Option<String>, String)>,
+        pairs: Vec<(String, String)>,
     },
     /// Volumes striped without redundancy.
     Raid0 {
@@ -145,6 +145,8 @@ pub enum SegmentKind {
         device: u64,
         /// The volume outside of the pool that has what was never written.
         outside: Option<String>,
+        /// The thin volume that it is being merged into, or will be as soon as that is not in use.
+        merged_into: Option<String>,
     },
     /// Zeros.
     Zero,
@@ -317,14 +319,15 @@ fn thin_pool(segment: &Section) -> Option<SegmentKind> {
 }
 
 fn thin(segment: &Section) -> Option<SegmentKind> {
-    let outside = match segment.value("external_origin") {
-        Some(_) => Some(segment.text("external_origin")?.to_string()),
-        None => None,
+    let volume = |key: &str| match segment.value(key) {
+        Some(_) => Some(Some(segment.text(key)?.to_string())),
+        None => Some(None),
     };
     Some(SegmentKind::Thin {
         pool: segment.text("thin_pool")?.to_string(),
         device: segment.number("device_id")?,
-        outside,
+        outside: volume("external_origin")?,
+        merged_into: volume("merge")?,
     })
 }
 
@@ -422,7 +425,7 @@ fn areas(segment: &Section, name: &str) -> Option<Vec<Area>> {
 }
 
 /// `["lv_rmeta_0", "lv_rimage_0", …]` as pairs.
-fn raid_pairs(segment: &Section) -> Option<Vec<(Option<String>, String)>> {
+fn raid_pairs(segment: &Section) -> Option<Vec<(String, String)>> {
     let names = names(segment.list("raids"))?;
     if names.is_empty() || !names.len().is_multiple_of(2) {
         return None;
@@ -430,7 +433,7 @@ fn raid_pairs(segment: &Section) -> Option<Vec<(Option<String>, String)>> {
     Some(
         names
             .chunks_exact(2)
-            .map(|pair| (Some(pair[0].clone()), pair[1].clone()))
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
             .collect(),
     )
 }

@@ -106,9 +106,16 @@ pub fn has_moved(copies: &[(bool, Option<Superblock>)]) -> bool {
     records.any(|record| record.is_reshaping || record.data_offset != 0)
 }
 
-/// The copy to read: the first one that is there and current.
-pub fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
-    current(copies).iter().position(|current| *current)
+/// What is said about an image that is not there or not current.
+pub fn done_without(index: usize, image: &Image) -> String {
+    match image.is_complete {
+        true => format!("image {index} is not current; it is done without"),
+        // Nothing on the others would tell.
+        false => format!(
+            "image {index} is not there; it is done without. Should the volume have gone on with it and without \
+             one of the others, what is shown is old"
+        ),
+    }
 }
 
 /// An image with its record.
@@ -117,16 +124,22 @@ pub struct Image {
     pub volume: Arc<dyn ReadAt>,
     /// Whether all of them are there.
     pub is_complete: bool,
-    /// The record volume, when it is there.
+    /// The record volume, when it can be read.
     pub record: Option<Arc<dyn ReadAt>>,
 }
 
 impl Image {
-    /// Whether it can be read, and its superblock when that can be.
+    /// Whether it can be read, and its superblock when it has one. Of an image whose record cannot be read nothing
+    /// tells whether it is current: that is not the same as a record that was never written.
     pub fn state(&self) -> (bool, Option<Superblock>) {
-        let record = self.record.as_ref();
-        let record = record.and_then(|record| read_superblock(&**record).unwrap_or(None));
-        (self.is_complete, record)
+        match self
+            .record
+            .as_ref()
+            .map(|record| read_superblock(&**record))
+        {
+            Some(Ok(record)) => (self.is_complete, record),
+            Some(Err(_)) | None => (false, None),
+        }
     }
 }
 
@@ -181,9 +194,7 @@ pub fn grid(
             places.push(Some((image.volume.clone(), data_start)));
             continue;
         }
-        notes.push(format!(
-            "image {index} is not there or not current; it is done without"
-        ));
+        notes.push(done_without(index, image));
         places.push(None);
         // The machine itself went on without this image: what others add up to is what it saw.
         let was_done_without = freshest.is_some_and(|block| {
@@ -213,7 +224,7 @@ fn fits_where(images: &[Image], states: &[(bool, Option<Superblock>)], current: 
     let Some(record) = record.cloned() else {
         return Parity::Unknown;
     };
-    let Ok(Some((region_bytes, regions))) = read_bitmap(&*record) else {
+    let Ok(Some((region_bytes, regions))) = read_bitmap(&*record, events) else {
         return Parity::Unknown;
     };
     Parity::FitsWhere(Box::new(move |at, len| {
@@ -234,13 +245,15 @@ fn fits_where(images: &[Image], states: &[(bool, Option<Superblock>)], current: 
 }
 
 /// The bytes of a region and their number; behind the header follows a bit for each, set while it is being
-/// written. `None` when there is no bitmap.
-fn read_bitmap(record: &dyn ReadAt) -> Result<Option<(u64, u64)>> {
+/// written. `None` when there is no bitmap, or one that was left behind: the kernel writes it before the
+/// superblock, and does not believe one that is older.
+fn read_bitmap(record: &dyn ReadAt, events: u64) -> Result<Option<(u64, u64)>> {
     let mut head = [0; BITMAP_HEADER as usize];
     record.read_exact_at(&mut head, BITMAP_AT)?;
     let (sync_sectors, region_bytes) = (le64(&head, 40), u64::from(le32(&head, 52)));
     let is_known = has(&head, 0, b"bitm") && (3..=5).contains(&le32(&head, 4));
-    let is_stale = le32(&head, 48) & 2 != 0;
+    // The bits 1 and 2: given up, and could not be written.
+    let is_stale = le32(&head, 48) & 0b110 != 0 || le64(&head, 24) < events;
     if !is_known || is_stale || region_bytes < 512 {
         return Ok(None);
     }
@@ -251,6 +264,10 @@ fn read_bitmap(record: &dyn ReadAt) -> Result<Option<(u64, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn choose(copies: &[(bool, Option<Superblock>)]) -> Option<usize> {
+        current(copies).iter().position(|current| *current)
+    }
 
     fn record(position: u32, events: u64, failed: u64, recovered: u64) -> Option<Superblock> {
         Some(Superblock {
@@ -296,5 +313,21 @@ mod tests {
             None
         );
         assert_eq!(choose(&[(true, None), (true, None)]), Some(0));
+    }
+
+    /// Taken for one that was never written, it would make its image as good as any.
+    #[test]
+    fn an_image_whose_record_cannot_be_read_is_not_taken_for_current() {
+        let image = |record: Option<Vec<u8>>| Image {
+            volume: Arc::new(vec![0; 512]),
+            is_complete: true,
+            record: record.map(|record| Arc::new(record) as Arc<dyn ReadAt>),
+        };
+        let never_written = image(Some(vec![0; 4096])).state();
+        assert_eq!(never_written, (true, None));
+        for unread in [image(None), image(Some(Vec::new()))] {
+            assert_eq!(choose(&[unread.state(), unread.state()]), None);
+            assert_eq!(choose(&[unread.state(), never_written]), Some(1));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Linux md arrays over the disks of one machine. Nothing here touches the host's md.
 
-mod galois;
+pub mod galois;
 pub mod grid;
 pub mod pattern;
 pub mod superblock;

@@ -76,7 +76,7 @@ impl Pattern {
                     layout,
                 }
             }
-            10 if layout >> 19 == 0 => {
+            10 if layout >> 17 <= 2 => {
                 let near = u64::from(layout & 0xFF);
                 let far = u64::from(layout >> 8 & 0xFF);
                 let copies = near * far;
@@ -310,6 +310,7 @@ mod tests {
             (6, 7, 4),
             (6, 21, 4),
             (10, 1 << 19 | 0x102, 4),
+            (10, 3 << 17 | 0x202, 4),
             (10, 0x101, 4),
             (5, 2, 1),
             (6, 2, 2),
