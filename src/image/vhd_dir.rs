@@ -3,13 +3,15 @@
 //! Source: XO's `VhdDirectory`. Compressed, encrypted or remote blocks are fetched whole and kept
 //! decoded; plain blocks on local storage are read in place, sector by sector.
 
-use std::collections::HashMap;
+mod parts;
+
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
+use self::parts::{Parts, read_kept_parts, read_parts};
 use super::bitmap;
 use super::vhd::{
     DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, SECTOR_BYTES, blocks_of,
@@ -17,10 +19,9 @@ use super::vhd::{
 use super::vhd_file::Opened;
 use crate::buffers::Buffer;
 use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
-use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
+use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::parallel::parallel_map;
-use crate::store::{EntryKind, Meta, Store, StorePath, StoredFile, Version};
+use crate::store::{Meta, Store, StorePath, StoredFile, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
 const PAGE_BITS: u64 = 65_536;
@@ -495,84 +496,6 @@ impl VhdDir {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some((block, Arc::clone(&file)));
         file
-    }
-}
-
-/// The parts that opening needs, as stored.
-struct Parts {
-    filter: Result<(Bytes, Meta)>,
-    footer: Result<(Bytes, Meta)>,
-    header: Result<(Bytes, Meta)>,
-    /// Only where waiting for it later would cost a round trip.
-    bat: Option<Result<(Bytes, Meta)>>,
-}
-
-impl Parts {
-    /// The latest time of modification among those that were read.
-    fn newest(&self) -> Option<SystemTime> {
-        let parts = [&self.filter, &self.footer, &self.header];
-        let read = parts.into_iter().chain(&self.bat).flatten();
-        read.filter_map(|(_, meta)| meta.modified).max()
-    }
-}
-
-/// Tables longer than this are not read before they are needed.
-const MAX_EAGER_BAT_BYTES: u64 = 256 << 10;
-
-/// What a listing of the directory tells of its parts.
-type ListedParts = HashMap<String, Option<Meta>>;
-
-/// The parts of which copies are kept, if there are any: then one listing tells whether they still
-/// hold. `None` where that leads nowhere.
-fn read_kept_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
-    if !store.is_kept(&base.child("footer"), None) {
-        return None;
-    }
-    let entries = match store.list(base) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(_) => return None,
-    };
-    let files = entries.into_iter().filter(|e| e.kind == EntryKind::File);
-    let listed = files.map(|e| (e.name, e.meta)).collect();
-    Some(read_parts(store, base, Some(&listed)))
-}
-
-fn read_parts(store: &dyn Store, base: &StorePath, listed: Option<&ListedParts>) -> Parts {
-    // Compressed or not is only known afterwards; brotli's allowance covers all.
-    let stored = |len: usize| Filter::Brotli.max_stored_len(len as u64);
-    let mut wanted = vec![
-        ("chunk-filters.json", MAX_FILTERS_JSON_BYTES),
-        ("footer", stored(FOOTER_BYTES)),
-        ("header", stored(HEADER_BYTES)),
-    ];
-    let remote = !store.traits().cheap_ranges;
-    if remote {
-        wanted.push(("bat", MAX_EAGER_BAT_BYTES));
-    }
-    let threads = if remote { wanted.len() } else { 1 };
-    let read = |(name, max_len): &(&str, u64)| {
-        let path = base.child(name);
-        let meta = match listed.map(|listed| listed.get(*name)) {
-            None => None,
-            Some(Some(meta)) => *meta,
-            Some(None) => {
-                let missing = Error::new(ErrorKind::NotFound, "is not there");
-                return Err(missing.with_object(&path));
-            }
-        };
-        store.read_kept(&path, *max_len, meta.as_ref())
-    };
-    let mut read = parallel_map(&wanted, threads, read).into_iter();
-    let mut next = || {
-        let missing = || Err(Error::new(ErrorKind::Io, "was not read"));
-        read.next().unwrap_or_else(missing)
-    };
-    Parts {
-        filter: next(),
-        footer: next(),
-        header: next(),
-        bat: remote.then(next),
     }
 }
 
