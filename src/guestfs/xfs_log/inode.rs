@@ -173,3 +173,142 @@ fn put_root(place: &mut [u8], block: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::transaction::tests::item;
+    use super::*;
+
+    fn core(flush: u16, fork_offset: u8) -> Vec<u8> {
+        let mut core = vec![0; NEXT_UNLINKED];
+        core[..2].copy_from_slice(&MAGIC.to_le_bytes());
+        core[2..4].copy_from_slice(&0o100_640u16.to_le_bytes());
+        core[4..6].copy_from_slice(&[2, 3]);
+        core[FLUSH_ITERATION..FLUSH_ITERATION + 2].copy_from_slice(&flush.to_le_bytes());
+        core[56..64].copy_from_slice(&0x0102_0304_0506_0708u64.to_le_bytes());
+        core[FORK_OFFSET] = fork_offset;
+        core
+    }
+
+    fn format(fields: u32, forks: u16, is_packed: bool) -> Vec<u8> {
+        let mut format = vec![0x3B, 0x12];
+        format.extend((2 + forks).to_le_bytes());
+        format.extend(fields.to_le_bytes());
+        format.resize(if is_packed { 12 } else { 16 }, 0);
+        format.extend(131u64.to_le_bytes());
+        format.extend(0x0801_0003u32.to_le_bytes());
+        format.extend([0; 12]);
+        format.extend(64u64.to_le_bytes());
+        format.extend(16u32.to_le_bytes());
+        format.extend(768u32.to_le_bytes());
+        format
+    }
+
+    fn stored(flush: u16) -> Vec<u8> {
+        let mut inode = vec![0xEE; 256];
+        inode[..2].copy_from_slice(&MAGIC.to_be_bytes());
+        inode[FLUSH_ITERATION..FLUSH_ITERATION + 2].copy_from_slice(&flush.to_be_bytes());
+        inode
+    }
+
+    fn apply(regions: &[&[u8]], inode: &mut [u8]) -> Result<bool> {
+        let item = item(regions);
+        InodeFormat::parse(&item)?.apply(&item, inode)
+    }
+
+    #[test]
+    fn formats_of_both_word_sizes_say_the_same() {
+        for is_packed in [false, true] {
+            let format = format(0x11, 0, is_packed);
+            assert_eq!(format.len(), if is_packed { 52 } else { 56 });
+            let parsed = InodeFormat::parse(&item(&[&format, &core(0, 0)])).unwrap();
+            assert_eq!(parsed.buffer, (64, 16));
+            assert_eq!(parsed.offset, 768);
+            assert_eq!(parsed.device, 0x0801_0003);
+        }
+        assert!(InodeFormat::parse(&item(&[&format(1, 0, true)[..50]])).is_err());
+    }
+
+    #[test]
+    fn the_fixed_part_is_turned_and_the_list_of_unlinked_inodes_stays() {
+        let mut inode = stored(1);
+        assert!(apply(&[&format(0x11, 0, false), &core(7, 0)], &mut inode).unwrap());
+        assert_eq!(inode[..6], [0x49, 0x4E, 0x81, 0xA0, 2, 3]);
+        assert_eq!(inode[56..64], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(inode[FLUSH_ITERATION..FLUSH_ITERATION + 2], [0, 0]);
+        assert_eq!(inode[NEXT_UNLINKED..FORKS], [0xEE; 4]);
+        assert_eq!(inode[FORKS..FORKS + 4], 0x0801_0003u32.to_be_bytes());
+        assert_eq!(inode[FORKS + 4..], [0xEE; 152]);
+    }
+
+    #[test]
+    fn an_inode_that_is_newer_on_disk_stays() {
+        for (logged, on_disk, is_applied) in [
+            (4, 5, false),
+            (5, 5, true),
+            (6, 5, true),
+            (3, 0xFFFF, true),
+            (0x8000, 0xFFFF, false),
+        ] {
+            let mut inode = stored(on_disk);
+            let before = inode.clone();
+            let applied = apply(&[&format(1, 0, false), &core(logged, 0)], &mut inode).unwrap();
+            assert_eq!(applied, is_applied, "{logged} {on_disk}");
+            assert_eq!(inode != before, is_applied);
+        }
+    }
+
+    #[test]
+    fn forks_go_to_their_places_and_roots_become_short() {
+        // Room for four entries in memory, of which two are used; for three on disk.
+        let mut root = vec![0; 24 + 4 * 16];
+        root[4..8].copy_from_slice(&[0, 1, 0, 2]);
+        root[24..40].fill(0xAA);
+        root[24 + 32..24 + 48].fill(0xBB);
+        let fields = fields::DATA_ROOT | fields::ATTR_LOCAL;
+        let mut inode = stored(0);
+        let regions = [
+            &format(1 | fields, 2, false)[..],
+            &core(0, 7),
+            &root,
+            &[0xCC; 20],
+        ];
+        assert!(apply(&regions, &mut inode).unwrap());
+        let mut expected = vec![0xEE; 156];
+        expected[..4].copy_from_slice(&[0, 1, 0, 2]);
+        expected[4..20].fill(0xAA);
+        expected[4 + 24..4 + 40].fill(0xBB);
+        expected[56..76].fill(0xCC);
+        assert_eq!(inode[FORKS..], expected);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let mut root = vec![0; 24 + 16];
+        root[4..8].copy_from_slice(&[0, 1, 0, 2]);
+        let local = fields::DATA_LOCAL;
+        for (fields, fork_offset, fork) in [
+            (local, 0, &[0; 160][..]),
+            (local, 2, &[0; 20]),
+            (local, 20, &[0; 4]),
+            (local | fields::DATA_EXTENTS, 0, &[0; 16]),
+            (fields::DATA_ROOT, 0, &root),
+            (fields::DATA_ROOT, 0, &[]),
+            (fields::ATTR_LOCAL, 0, &[0; 4]),
+            (0, 0, &[0; 4]),
+        ] {
+            let regions = [
+                &format(1 | fields, 1, false)[..],
+                &core(0, fork_offset),
+                fork,
+            ];
+            assert!(
+                apply(&regions, &mut stored(0)).is_err(),
+                "{fields} {fork_offset}"
+            );
+        }
+        let format = format(1, 0, false);
+        assert!(apply(&[&format, &core(0, 0)], &mut [0; 256]).is_err());
+        assert!(apply(&[&format, &core(0, 0)[..90]], &mut stored(0)).is_err());
+    }
+}

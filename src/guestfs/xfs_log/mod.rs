@@ -12,6 +12,8 @@ mod overlay;
 mod record;
 mod replay;
 mod ring;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use std::sync::Arc;

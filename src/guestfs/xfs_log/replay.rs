@@ -279,3 +279,90 @@ fn apply_inode(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::transaction::tests::item;
+    use super::*;
+
+    /// A buffer of eight sectors at sector 2, with these bits in its map and these regions.
+    fn buffer(flags: u16, map: u32, regions: &[&[u8]]) -> Item {
+        let mut format = vec![];
+        format.extend(kind::BUFFER.to_le_bytes());
+        format.extend((regions.len() as u16 + 1).to_le_bytes());
+        format.extend(flags.to_le_bytes());
+        format.extend(8u16.to_le_bytes());
+        format.extend(2u64.to_le_bytes());
+        format.extend(1u32.to_le_bytes());
+        format.extend(map.to_le_bytes());
+        item(&[&[format.as_slice()], regions].concat())
+    }
+
+    fn apply(items: &[Item]) -> Result<Vec<u8>> {
+        let geometry = Geometry {
+            inode_bytes: 256,
+            log: 100 << 10..200 << 10,
+        };
+        let mut overlay = Overlay::new(std::sync::Arc::new(vec![0xEE; 300 << 10]), 1000);
+        let mut cancelled = Cancelled::default();
+        for item in items {
+            let format = BufferFormat::parse(item)?;
+            if format.flags & flag::CANCEL != 0 {
+                cancelled.add(format.place)?;
+            }
+        }
+        for item in items {
+            apply_buffer(item, &geometry, &mut cancelled, &mut overlay)?;
+        }
+        let mut bytes = vec![0; 4096];
+        overlay.read_exact_at(&mut bytes, 1024)?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn rows_of_chunks_go_where_the_map_says_even_in_several_regions() {
+        let regions: [&[u8]; 3] = [&[1; 256], &[2; 128], &[3; 128]];
+        let bytes = apply(&[buffer(0, 0b1000_0111, &regions)]).unwrap();
+        let mut expected = vec![0xEE; 4096];
+        expected[..256].fill(1);
+        expected[256..384].fill(2);
+        expected[7 * 128..8 * 128].fill(3);
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn of_buffers_of_inodes_only_the_lists_of_unlinked_ones_count() {
+        let bytes = apply(&[buffer(
+            flag::INODES,
+            0b110101,
+            &[&[1; 128], &[2; 128], &[3; 256]],
+        )]);
+        let mut expected = vec![0xEE; 4096];
+        expected[96..100].fill(1);
+        expected[256 + 96..256 + 100].fill(2);
+        expected[512 + 96..512 + 100].fill(3);
+        assert_eq!(bytes.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_was_cancelled_later_is_not_applied_and_what_came_after_is() {
+        let (before, after) = (buffer(0, 1, &[&[1; 128]]), buffer(0, 2, &[&[2; 128]]));
+        let bytes = apply(&[before, buffer(flag::CANCEL, 0, &[]), after]).unwrap();
+        assert_eq!(bytes[..128], [0xEE; 128]);
+        assert_eq!(bytes[128..256], [2; 128]);
+    }
+
+    #[test]
+    fn maps_and_regions_that_do_not_agree_are_errors() {
+        for (map, regions) in [
+            (0b11u32, &[&[1u8; 128][..]][..]),
+            (0b1, &[&[1; 256]]),
+            (0b1, &[&[1; 100]]),
+            (0b1, &[&[1; 128], &[2; 128]]),
+            (0, &[&[1; 128]]),
+        ] {
+            let error = apply(&[buffer(0, map, regions)]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+    }
+}

@@ -202,3 +202,104 @@ impl Open {
 pub(super) fn corrupt(what: &str) -> Error {
     Error::corrupt(format!("the log of XFS is damaged: {what}"))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An operation as it is in a record.
+    fn op(id: u32, flags: u8, region: &[u8]) -> Vec<u8> {
+        let mut bytes = id.to_be_bytes().to_vec();
+        bytes.extend((region.len() as u32).to_be_bytes());
+        bytes.extend([CLIENTS[0], flags, 0, 0]);
+        bytes.extend(region);
+        bytes
+    }
+
+    fn header() -> Vec<u8> {
+        let mut header = HEADER_MAGIC.to_le_bytes().to_vec();
+        header.resize(HEADER_BYTES, 0);
+        header
+    }
+
+    fn feed(transactions: &mut Transactions, ops: &[Vec<u8>]) -> Result<Vec<Vec<Item>>> {
+        let mut done = Vec::new();
+        transactions.feed(&ops.concat(), ops.len() as u32, |items| {
+            done.push(items);
+            Ok(())
+        })?;
+        Ok(done)
+    }
+
+    /// An item of these regions, by way of a transaction.
+    pub fn item(regions: &[&[u8]]) -> Item {
+        let mut ops = vec![op(1, START, &[]), op(1, 0, &header())];
+        ops.extend(regions.iter().map(|region| op(1, 0, region)));
+        ops.push(op(1, COMMIT, &[]));
+        let mut done = feed(&mut Transactions::default(), &ops).unwrap();
+        done.remove(0).remove(0)
+    }
+
+    #[test]
+    fn only_what_was_begun_and_committed_counts() {
+        let mut transactions = Transactions::default();
+        let format = [0x3C, 0x12, 2, 0];
+        let first = [
+            op(9, 0, &format),
+            op(1, START, &[]),
+            op(2, START, &[]),
+            op(1, 0, &header()),
+            op(2, 0, &header()),
+            op(1, 0, &format),
+            op(2, 0, &format),
+            op(9, COMMIT, &[]),
+        ];
+        assert!(feed(&mut transactions, &first).unwrap().is_empty());
+        let second = [op(1, 0, b"data"), op(1, COMMIT, &[])];
+        let done = feed(&mut transactions, &second).unwrap();
+        assert_eq!(done.len(), 1);
+        assert_eq!(done[0].len(), 1);
+        assert_eq!(done[0][0].kind(), 0x123C);
+        assert_eq!(done[0][0].regions, [format.to_vec(), b"data".to_vec()]);
+        assert!(done[0][0].is_whole());
+    }
+
+    #[test]
+    fn regions_and_headers_go_on_in_the_next_record() {
+        let mut transactions = Transactions::default();
+        let header = header();
+        let (begin, rest) = header.split_at(8);
+        let first = [op(1, START, &[]), op(1, CONTINUE, begin)];
+        feed(&mut transactions, &first).unwrap();
+        let second = [
+            op(1, WAS_CONTINUED | END, rest),
+            op(1, CONTINUE, &[0x3B, 0x12, 1, 0, 7]),
+        ];
+        feed(&mut transactions, &second).unwrap();
+        let middle = [op(1, WAS_CONTINUED | CONTINUE, &[8])];
+        feed(&mut transactions, &middle).unwrap();
+        let third = [op(1, WAS_CONTINUED | END, &[9]), op(1, COMMIT, &[])];
+        let done = feed(&mut transactions, &third).unwrap();
+        assert_eq!(done[0][0].regions, [[0x3B, 0x12, 1, 0, 7, 8, 9]]);
+    }
+
+    #[test]
+    fn operations_that_make_no_sense_are_errors() {
+        let begun = [op(1, START, &[]), op(1, 0, &header())];
+        for wrong in [
+            op(1, START, &[]),
+            op(1, 0, &[1, 2]),
+            op(1, 0, &[1, 2, 0, 0]),
+            op(1, WAS_CONTINUED, &[1]),
+            op(1, 0x40, &[]),
+            vec![0; 7],
+            vec![0; OP_HEADER_BYTES],
+        ] {
+            let ops = [&begun[..], &[wrong]].concat();
+            let error = feed(&mut Transactions::default(), &ops).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
+        let headless = [op(1, START, &[]), op(1, 0, &[0; 16])];
+        assert!(feed(&mut Transactions::default(), &headless).is_err());
+    }
+}
