@@ -90,6 +90,11 @@ fn damaged_xfs() {
 }
 
 #[test]
+fn damaged_xfs_4_with_a_log_of_small_inodes() {
+    mutate_disk("xfs-4-power-cut");
+}
+
+#[test]
 fn damaged_btrfs() {
     mutate_disk("btrfs");
 }

@@ -75,6 +75,11 @@ fn xfs_4_clean_and_with_a_dirty_log() {
 }
 
 #[test]
+fn xfs_4_with_small_inodes_after_a_power_cut() {
+    compare_golden("xfs-4-power-cut");
+}
+
+#[test]
 fn ext2_of_revision_0() {
     compare_golden("ext2-revision-0");
 }

@@ -36,6 +36,7 @@ mod window;
 pub mod wof;
 mod xfs;
 mod xfs_dir;
+mod xfs_log;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! XFS versions 4 and 5, on `rust-fs-xfs`.
 //!
 //! The crate parses superblock, inodes, directory blocks and attributes, verifies checksums, and replays
-//! a dirty log into memory. File contents are read here, by extents, straight from the volume;
-//! directories in `xfs_dir`.
+//! a dirty log into memory; that of small inodes is replayed in `xfs_log`. File contents are read here, by
+//! extents, straight from the volume; directories in `xfs_dir`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -15,6 +15,7 @@ use fs_xfs::inode::Inode;
 use super::device::Device;
 use super::run_file::{Run, RunFile, RunMap};
 use super::xfs_dir::Dirs;
+use super::xfs_log;
 use super::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -50,6 +51,12 @@ impl ReadAt for Replayed {
 impl XfsFs {
     /// Reads the superblock, and the log when it is dirty.
     pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
+        let volume = xfs_log::replayed(&volume)?.unwrap_or(volume);
+        XfsFs::on(volume)
+    }
+
+    /// On a volume whose log is clean, or one for the crate.
+    pub(super) fn on(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
         let device = Arc::new(Device::new(volume.clone()));
         let fs = Arc::new(Filesystem::mount_with_cache(device, 0).map_err(from_xfs)?);
         let contents: Arc<dyn ReadAt> = match fs.was_replayed() {
