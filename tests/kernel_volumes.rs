@@ -126,6 +126,23 @@ impl Scenario {
         (hex(&Sha256::digest(&bytes)) != *sum).then(|| "has other bytes".to_string())
     }
 
+    /// What is wrong with a volume: that it is not all there, if it has to be; bytes that are others.
+    fn faults(
+        &self,
+        volume: &str,
+        truth: &[u8],
+        shown: &Shown,
+        is_whole: bool,
+    ) -> impl Iterator<Item = String> {
+        let difference = is_whole.then(|| self.difference(volume, shown)).flatten();
+        let found = shown.volumes.get(volume);
+        let wrong = found.map_or(0, |found| wrong_blocks(&**found, truth));
+        let wrong = (wrong > 0).then(|| format!("{wrong} wrong blocks"));
+        let volume = volume.to_owned();
+        let faults = difference.into_iter().chain(wrong);
+        faults.map(move |fault| format!("{volume}: {fault}"))
+    }
+
     /// The bytes of all volumes, which were compared with the kernel's.
     fn truth(&self) -> BTreeMap<String, Vec<u8>> {
         let shown = self.shown(&[]);
@@ -248,18 +265,9 @@ fn whatever_members_are_away_no_byte_is_wrong() {
             }
             let shown = scenario.shown(&without);
             for (volume, truth) in &truth {
-                if count(false) <= spare
-                    && let Some(difference) = scenario.difference(volume, &shown)
-                {
-                    failed.push(format!("{name}: without {without:?} {difference}"));
-                }
-                let Some(found) = shown.volumes.get(volume) else {
-                    continue;
-                };
-                let wrong = wrong_blocks(&**found, truth);
-                if wrong > 0 {
-                    failed.push(format!("{name}: without {without:?}: {wrong} wrong blocks"));
-                }
+                let is_whole = count(false) <= spare;
+                let found = scenario.faults(volume, truth, &shown, is_whole);
+                failed.extend(found.map(|fault| format!("{name}: without {without:?} {fault}")));
             }
         }
     }
@@ -344,18 +352,8 @@ fn whatever_physical_volumes_are_away_no_byte_is_wrong() {
                 // An image that was being filled is not known as such when it is away.
                 let is_whole =
                     lost.len() <= spare && (without.is_empty() || name != "lvm-raid5-rebuild");
-                if is_whole && let Some(difference) = scenario.difference(volume, &shown) {
-                    failed.push(format!(
-                        "{name}: {volume}: without {without:?} {difference}"
-                    ));
-                }
-                let Some(found) = shown.volumes.get(volume) else {
-                    continue;
-                };
-                let wrong = wrong_blocks(&**found, truth);
-                if wrong > 0 {
-                    failed.push(format!("{name}: without {without:?}: {wrong} wrong blocks"));
-                }
+                let found = scenario.faults(volume, truth, &shown, is_whole);
+                failed.extend(found.map(|fault| format!("{name}: without {without:?} {fault}")));
             }
         }
     }

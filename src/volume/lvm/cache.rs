@@ -5,13 +5,13 @@
 //! each block of the cache the block of the origin that it holds, if any. Layouts: `dm-cache-metadata.c` and
 //! `dm-array.c` of Linux.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::super::bits::{le32, le64};
 use super::persistent::{BLOCK_BYTES, Kind, MAX_LEVELS, Node, read_block};
-use super::snapshot::Budget;
+use super::pieces::{Budget, Pieces, extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
+use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
 const SUPERBLOCK: Kind = Kind {
     xor: 9_031_977,
@@ -48,8 +48,7 @@ pub struct Cached {
     blocks: u64,
     root: u64,
     /// In the order of the origin. Read when it is needed for the first time.
-    held: OnceLock<Arc<Vec<Held>>>,
-    budget: Arc<Budget>,
+    held: Pieces<Held>,
 }
 
 impl Cached {
@@ -93,23 +92,12 @@ impl Cached {
             blocks,
             root: le64(&block, 192),
             metadata,
-            held: OnceLock::new(),
-            budget,
+            held: Pieces::new(budget),
         })
     }
 
-    fn held(&self) -> Result<Arc<Vec<Held>>> {
-        if let Some(held) = self.held.get() {
-            return Ok(held.clone());
-        }
-        // Nobody waits for another who reads; that several read at the same time is rare and does no harm.
-        let held = Arc::new(self.read_held()?);
-        self.budget.take(held.len())?;
-        Ok(self.held.get_or_init(|| held).clone())
-    }
-
     /// The array's blocks are the values of a tree, and their numbers in the array its keys.
-    fn read_held(&self) -> Result<Vec<Held>> {
+    fn read_held(&self, budget: &Budget) -> Result<Vec<Held>> {
         let bad_length = || bad("its array is not as long as the superblock says");
         let expected = self.blocks.div_ceil(ARRAY_ENTRIES);
         let mut held = Vec::new();
@@ -135,7 +123,7 @@ impl Cached {
                 }
                 arrays += 1;
                 self.read_array(key, block, &mut held)?;
-                self.budget.allows(held.len())?;
+                budget.allows(held.len())?;
             }
         }
         if arrays != expected {
@@ -168,7 +156,7 @@ impl Cached {
     /// Whether the byte at `offset` is in the cache, where there or in the origin, and up to where that can
     /// be said.
     fn place(&self, offset: u64) -> Result<((bool, u64), u64)> {
-        let held = self.held()?;
+        let held = self.held.get(|budget| self.read_held(budget))?;
         let (block, within) = (offset / self.block_bytes, offset % self.block_bytes);
         let behind = held.partition_point(|(old, _)| *old <= block);
         let end_of = |block: u64| {
@@ -208,18 +196,7 @@ impl ReadAt for Cached {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(offset, 1, self.len_bytes())?;
-        let ((is_cached, at), end) = self.place(offset)?;
-        if is_cached {
-            return Ok(Extent {
-                kind: ExtentKind::Data,
-                end,
-            });
-        }
-        let inner = self.origin.extent_at(at)?;
-        Ok(Extent {
-            kind: inner.kind,
-            end: inner.end.min(end),
-        })
+        extent(&*self.origin, self.place(offset)?)
     }
 }
 

@@ -11,7 +11,7 @@ use super::super::Problem;
 use super::builder::{Builder, unsupported};
 use super::label;
 use super::metadata::{self, Group, Segment, SegmentKind};
-use super::snapshot::Budget;
+use super::pieces::Budget;
 use crate::io::ReadAt;
 
 /// A volume with an LVM label.

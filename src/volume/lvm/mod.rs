@@ -17,6 +17,7 @@ pub mod label;
 pub mod map;
 pub mod metadata;
 mod persistent;
+mod pieces;
 mod raid;
 mod snapshot;
 mod thin;

@@ -4,12 +4,12 @@
 //! (chunk of the origin, chunk of the store) and the chunks that the pairs tell of. The first pair without a
 //! chunk of the store ends it. Layout: `dm-snap-persistent.c` of Linux.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::super::bits::{le32, le64};
+use super::pieces::{Budget, Pieces, extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
+use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
 const MAGIC: u32 = 0x7041_6E53;
 const VERSION: u32 = 1;
@@ -17,47 +17,6 @@ const SECTOR_BYTES: u64 = 512;
 const PAIR_BYTES: u64 = 16;
 /// Chunks of more than this are not believed (16 MiB).
 const MAX_CHUNK_BYTES: u64 = 16 << 20;
-/// Pieces that the snapshots and caches of one machine may consist of: 72 MiB.
-const MAX_PIECES: u64 = 3 << 20;
-
-/// What is left of the memory for lists of pieces.
-pub struct Budget(AtomicU64);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Budget(AtomicU64::new(MAX_PIECES))
-    }
-}
-
-impl Budget {
-    /// # Errors
-    /// `Unsupported` when there is not so much left.
-    pub fn allows(&self, pieces: usize) -> Result<()> {
-        match pieces as u64 <= self.0.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err(over_budget()),
-        }
-    }
-
-    /// Takes so much of it, for good.
-    ///
-    /// # Errors
-    /// `Unsupported` when there is not so much left.
-    pub fn take(&self, pieces: usize) -> Result<()> {
-        let less = |left: u64| left.checked_sub(pieces as u64);
-        let taken = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        taken.map(drop).map_err(|_| over_budget())
-    }
-}
-
-fn over_budget() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "snapshots and caches in more than three million pieces are not read",
-    )
-}
 
 fn bad(message: &str) -> Error {
     Error::corrupt(format!("snapshot: {message}"))
@@ -79,8 +38,7 @@ pub struct Snapshot {
     len_bytes: u64,
     /// In the order of the origin. Read when it is needed for the first time: a store has one chunk of
     /// pairs for some hundred chunks of data.
-    runs: OnceLock<Arc<Vec<Run>>>,
-    budget: Arc<Budget>,
+    runs: Pieces<Run>,
 }
 
 impl Snapshot {
@@ -116,22 +74,11 @@ impl Snapshot {
             store,
             chunk_bytes,
             len_bytes,
-            runs: OnceLock::new(),
-            budget,
+            runs: Pieces::new(budget),
         })
     }
 
-    fn runs(&self) -> Result<Arc<Vec<Run>>> {
-        if let Some(runs) = self.runs.get() {
-            return Ok(runs.clone());
-        }
-        // Nobody waits for another who reads; that several read at the same time is rare and does no harm.
-        let runs = Arc::new(self.read_runs()?);
-        self.budget.take(runs.len())?;
-        Ok(self.runs.get_or_init(|| runs).clone())
-    }
-
-    fn read_runs(&self) -> Result<Vec<Run>> {
+    fn read_runs(&self, budget: &Budget) -> Result<Vec<Run>> {
         let mut runs: Vec<Run> = Vec::new();
         let mut area = vec![0; self.chunk_bytes as usize];
         let pairs = self.chunk_bytes / PAIR_BYTES;
@@ -156,7 +103,7 @@ impl Snapshot {
                     last.count += 1;
                     continue;
                 }
-                self.budget.allows(runs.len() + 1)?;
+                budget.allows(runs.len() + 1)?;
                 runs.push(Run { old, new, count: 1 });
             }
             area_chunk += pairs + 1;
@@ -174,7 +121,7 @@ impl Snapshot {
     /// Whether the byte at `offset` is in the store, where there or in the origin, and up to where that
     /// can be said.
     fn place(&self, offset: u64) -> Result<((bool, u64), u64)> {
-        let runs = self.runs()?;
+        let runs = self.runs.get(|budget| self.read_runs(budget))?;
         let (chunk, within) = (offset / self.chunk_bytes, offset % self.chunk_bytes);
         let behind = runs.partition_point(|run| run.old <= chunk);
         let end_of = |chunk: u64| chunk.saturating_mul(self.chunk_bytes).min(self.len_bytes);
@@ -213,18 +160,7 @@ impl ReadAt for Snapshot {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(offset, 1, self.len_bytes)?;
-        let ((is_stored, at), end) = self.place(offset)?;
-        if is_stored {
-            return Ok(Extent {
-                kind: ExtentKind::Data,
-                end,
-            });
-        }
-        let inner = self.origin.extent_at(at)?;
-        Ok(Extent {
-            kind: inner.kind,
-            end: inner.end.min(end),
-        })
+        extent(&*self.origin, self.place(offset)?)
     }
 }
 
