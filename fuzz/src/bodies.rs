@@ -1,5 +1,5 @@
 //! What the fuzz targets run: plain functions from bytes, so that a test on stable drives them, too
-//! (`tests/fuzz_bodies.rs`), and they cannot rot.
+//! (`tests/integration/fuzz_bodies.rs`), and they cannot rot.
 //!
 //! A body only has to come back: panics, and what a fuzzer notices besides (time, memory), are the
 //! finds. Where a checksum would keep every change out, the body makes it right again.

@@ -1,0 +1,264 @@
+//! `brfs ls` and `brfs info` over generated repositories.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::dates::SERIES_START_S;
+use crate::support::repo::Vm;
+use crate::support::rng::Rng;
+use crate::support::web::{WEB, web};
+use brfs::cli::{info, ls};
+use serde_json::{Value, json};
+
+fn run_ls(repository: &Path, vm: Option<&str>, point: Option<&str>) -> (bool, Value) {
+    let args = ls::Args {
+        repository: Some(repository.to_str().unwrap().to_owned()),
+        vm: vm.map(str::to_owned),
+        point: point.map(str::to_owned),
+        json: true,
+        storage: Default::default(),
+    };
+    let mut out = Vec::new();
+    let damaged = ls::list(&args, &mut out).unwrap();
+    (damaged, serde_json::from_slice(&out).unwrap())
+}
+
+fn info_args(repository: &Path, wanted: &[&str], json: bool) -> info::Args {
+    let word = |at: usize| wanted.get(at).map(|w| (*w).to_owned());
+    info::Args {
+        repository: Some(repository.to_str().unwrap().to_owned()),
+        vm: word(0),
+        point: word(1),
+        disk: word(2),
+        json,
+        storage: Default::default(),
+    }
+}
+
+fn run_info(repository: &Path, wanted: &[&str]) -> (bool, Value) {
+    let mut text = Vec::new();
+    info::info(&info_args(repository, wanted, false), &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text}");
+    let mut out = Vec::new();
+    let damaged = info::info(&info_args(repository, wanted, true), &mut out).unwrap();
+    (damaged, serde_json::from_slice(&out).unwrap())
+}
+
+#[test]
+fn ls_lists_vms_points_and_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(14);
+    let vm = web(&mut rng);
+    vm.write(dir.path());
+    let (damaged, vms) = run_ls(dir.path(), None, None);
+    assert!(!damaged);
+    assert_eq!(vms["vms"][0]["name"], "web-01 \"α\" / prod");
+    assert_eq!(vms["vms"][0]["points"], 3);
+    for name in ["3f2a", "web-01 \"α\" / prod", WEB, vm.uuid.as_str()] {
+        let (_, points) = run_ls(dir.path(), Some(name), None);
+        assert_eq!(points["points"][2]["name"], "20260301T033000Z", "{name}");
+        assert_eq!(
+            points["points"][2]["disks"],
+            json!(["xvda.raw", "xvdb.raw"])
+        );
+    }
+    for point in ["latest", "20260301T033000Z", "2026-03-01T03", "20260301T03"] {
+        let (damaged, disks) = run_ls(dir.path(), Some("3f2a"), Some(point));
+        assert!(!damaged);
+        assert_eq!(disks["disks"][1]["compression"], "brotli");
+        assert_eq!(disks["disks"][1]["chain_length"], 3);
+        assert_eq!(disks["disks"][0]["size"], (3 << 20) + 1536);
+    }
+}
+
+#[test]
+fn what_is_not_there_is_answered_with_candidates() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(15);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    for (wanted, candidate) in [
+        (vec!["nobody"], WEB),
+        (vec!["3f2a", "2027"], "20260301T033000Z"),
+        (vec!["3f2a", "20260301"], "20260301T013000Z"),
+        (vec!["3f2a", "latest", "xvdz"], "xvda"),
+    ] {
+        let e = info::info(&info_args(dir.path(), &wanted, false), &mut Vec::new()).unwrap_err();
+        assert!(format!("{e:#}").contains(candidate), "{e:#}");
+    }
+    let e = info::info(&info_args(dir.path(), &[], false), &mut Vec::new()).unwrap_err();
+    assert!(format!("{e:#}").contains("which VM"), "{e:#}");
+    let e = info::info(
+        &info_args(Path::new("/nonexistent"), &[], false),
+        &mut Vec::new(),
+    );
+    let e = e.unwrap_err();
+    assert!(format!("{e:#}").contains("No such file"), "{e:#}");
+    let image = written.chains[0].youngest();
+    let e = info::info(&info_args(image, &["3f2a"], false), &mut Vec::new()).unwrap_err();
+    assert!(format!("{e:#}").contains("a single .vhd"), "{e:#}");
+    let url = Path::new("s3://key:hush@host/bucket");
+    for wanted in [&[][..], &["3f2a"]] {
+        let e = info::info(&info_args(url, wanted, false), &mut Vec::new()).unwrap_err();
+        assert!(!format!("{e:#}").contains("hush"), "{e:#}");
+    }
+}
+
+#[test]
+fn info_tells_chains_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(16);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let (damaged, report) = run_info(dir.path(), &["3f2a", "latest", "xvda"]);
+    assert!(!damaged, "{report:#}");
+    let disk = &report["points"][0]["disk_reports"][0];
+    assert_eq!(disk["chain"].as_array().unwrap().len(), 3);
+    assert!(disk["allocated"].as_u64().unwrap() > 0);
+
+    fs::write(&written.points[0].json_path, "{").unwrap();
+    fs::write(written.chains[0].youngest(), "gone").unwrap();
+    let lost = written.chains[1].layers[0].data();
+    fs::remove_dir_all(lost).unwrap();
+    fs::write(written.directory.join("cache.json.gz"), "x").unwrap();
+    let vms = written.directory.parent().unwrap();
+    fs::create_dir(vms.join(format!("{}.lock", vm.uuid))).unwrap();
+    let (damaged, report) = run_info(dir.path(), &["3f2a"]);
+    assert!(damaged);
+    assert_eq!(report["notes"].as_array().unwrap().len(), 2, "{report:#}");
+    let points = report["points"].as_array().unwrap();
+    let states: Vec<bool> = points.iter().map(|p| p["damaged"] == true).collect();
+    assert_eq!(states, [true, true, true]);
+    let problems = |disk: usize| &points[1]["disk_reports"][disk]["problems"];
+    assert_eq!(*problems(0), json!([]), "xvda of the second point is sound");
+    assert_ne!(*problems(1), json!([]));
+}
+
+#[test]
+fn a_vm_is_found_by_the_start_or_a_part_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(19);
+    let uuids = [
+        "3f2a9c1e-1111-4222-8333-444455556666",
+        "db000000-1111-4222-8333-444455556666",
+        "0a000000-1111-4222-8333-444455556666",
+        "0b000000-1111-4222-8333-444455556666",
+    ];
+    let labels = ["web-01 \"α\" / prod", "Web-02", "db-main", "DB"];
+    for (uuid, label) in uuids.iter().zip(labels) {
+        let mut vm = Vm::new(&mut rng, label);
+        vm.uuid = (*uuid).to_owned();
+        vm.full_backups.push(SERIES_START_S);
+        vm.write(dir.path());
+    }
+    for (text, found) in [
+        ("web-01", 0),
+        ("WEB-01", 0),
+        ("web-01 \"α\" _", 0),
+        ("\"Α\"", 0),
+        ("02", 1),
+        ("web-02", 1),
+        ("db0", 1),
+        ("db-", 2),
+        ("main", 2),
+        ("DB", 3),
+        ("db", 3),
+    ] {
+        let (_, listed) = run_ls(dir.path(), Some(text), None);
+        assert_eq!(listed["vm"]["uuid"], uuids[found], "{text}");
+    }
+    // A part that several have is told with all of them.
+    for (text, candidates) in [
+        ("web", &["web-01", "Web-02"][..]),
+        ("d", &["db-main", "DB", "Web-02"]),
+        ("b", &["web-01", "Web-02", "db-main", "DB"]),
+        ("", &["web-01", "Web-02", "db-main", "DB"]),
+    ] {
+        let e = info::info(&info_args(dir.path(), &[text], false), &mut Vec::new()).unwrap_err();
+        let told = format!("{e:#}");
+        for candidate in candidates {
+            assert!(told.contains(candidate), "{text}: {told}");
+        }
+    }
+}
+
+#[test]
+fn info_tells_all_that_is_wrong_with_a_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(20);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let state = ".20260301T013000Z.vhd.merge.json";
+    fs::write(written.chains[0].vdi_dir.join(state), "{").unwrap();
+    // Two blocks at one place.
+    let layer = written.chains[0].layers[1].file();
+    let mut bytes = fs::read(&layer.path).unwrap();
+    let entry = |n: u64| layer.bat_entry_offset(n) as usize;
+    let first: Vec<u8> = bytes[entry(0)..entry(0) + 4].to_vec();
+    bytes[entry(1)..entry(1) + 4].copy_from_slice(&first);
+    fs::write(&layer.path, bytes).unwrap();
+    let (damaged, report) = run_info(dir.path(), &["3f2a", "latest", "xvda"]);
+    assert!(damaged);
+    let told = report["points"][0]["disk_reports"][0]["problems"].to_string();
+    assert!(told.contains("merge state cannot be used"), "{told}");
+    assert!(told.contains("lie over each other"), "{told}");
+}
+
+#[test]
+fn a_trailing_footer_that_a_merge_overwrote_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(21);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let layers = &written.chains[0].layers;
+    let oldest = &layers[0].file().path;
+    let mut bytes = fs::read(oldest).unwrap();
+    let footer_at = bytes.len() - 512;
+    bytes[footer_at..].fill(0x5a);
+    fs::write(oldest, bytes).unwrap();
+    let wanted = ["3f2a", "latest", "xvda"];
+    let chain_end = |report: &Value| {
+        let chain = &report["points"][0]["disk_reports"][0]["chain"];
+        chain.as_array().unwrap().last().unwrap().clone()
+    };
+    let (damaged, report) = run_info(dir.path(), &wanted);
+    assert!(damaged);
+    let told = chain_end(&report)["problems"].to_string();
+    assert!(told.contains("trailing footer"), "{told}");
+    // For people each problem stands there once, with its image.
+    let mut text = Vec::new();
+    info::info(&info_args(dir.path(), &wanted, false), &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text.matches("trailing footer").count(), 1, "{text}");
+
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let (parent, child) = (name(oldest), name(&layers[1].file().path));
+    let state = json!({"chain": [parent, child], "step": "mergeBlocks", "currentBlock": 1});
+    let state_path = written.chains[0]
+        .vdi_dir
+        .join(format!(".{parent}.merge.json"));
+    fs::write(state_path, state.to_string()).unwrap();
+    let (damaged, report) = run_info(dir.path(), &wanted);
+    assert!(!damaged, "{report:#}");
+    let told = chain_end(&report)["notes"].to_string();
+    assert!(told.contains("trailing footer"), "{told}");
+}
+
+#[test]
+fn encrypted_repositories_are_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(17);
+    web(&mut rng).write(dir.path());
+    fs::write(
+        dir.path().join("encryption.json"),
+        r#"{"algorithm":"aes-256-gcm"}"#,
+    )
+    .unwrap();
+    let args = info_args(dir.path(), &["3f2a"], false);
+    let e = info::info(&args, &mut Vec::new()).unwrap_err();
+    assert!(
+        format!("{e:#}").contains("encrypted with aes-256-gcm"),
+        "{e:#}"
+    );
+}
