@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod fuse;
 pub mod guestfs;
+pub mod hash;
 pub mod image;
 pub mod io;
 pub mod parallel;

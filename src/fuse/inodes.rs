@@ -14,10 +14,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::hash::StableHash;
 use crate::tree::{Attr, Identity, Node};
 
 /// The root's number, fixed by the protocol.
@@ -46,9 +47,17 @@ impl Key {
 
     /// A number of 63 bits, so that programs that keep inode numbers in signed integers live.
     fn number(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        (hasher.finish() >> 1).max(FIRST)
+        let hash = match self {
+            Key::Root => return ROOT,
+            Key::Named(parent, name, generation) => StableHash::new()
+                .number(*parent)
+                .part(name.as_bytes())
+                .number(*generation),
+            Key::Shared(file_system, number) => {
+                StableHash::new().number(*file_system).number(*number)
+            }
+        };
+        (hash.finish_u64() >> 1).max(FIRST)
     }
 }
 
@@ -272,6 +281,17 @@ mod tests {
 
     fn thing(identity: Identity) -> Node {
         Node::Leaf(Arc::new(Thing(identity)))
+    }
+
+    /// Backup programs and NFS clients know files by these numbers from one mount to the next.
+    #[test]
+    fn numbers_are_the_same_in_every_build() {
+        let named = Key::new(ROOT, "vms".as_ref(), Identity::Named(3));
+        let shared = Key::new(ROOT, "any".as_ref(), Identity::Shared(5, 12));
+        assert_eq!(
+            (named.number(), shared.number()),
+            (2357988089603776236, 6959170736167988034)
+        );
     }
 
     #[test]

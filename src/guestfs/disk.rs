@@ -3,9 +3,7 @@
 //! Nothing here does I/O before a directory is entered: a disk is opened and its table read on the
 //! first listing or look-up in it, a volume's file system on the first one in that.
 
-use std::collections::hash_map::DefaultHasher;
 use std::ffi::{OsStr, OsString};
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -14,6 +12,7 @@ use super::pool::{Pool, Pooled};
 use super::siblings::{other_volumes, search};
 use super::{is_readable, open_among};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::StableHash;
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind, OpenFile,
@@ -44,9 +43,8 @@ pub struct GuestContext {
 impl GuestContext {
     /// A stable number for something within this restore point.
     fn identity_of(&self, path: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.identity, path).hash(&mut hasher);
-        hasher.finish()
+        let hash = StableHash::new().number(self.identity).part(path);
+        hash.finish_u64()
     }
 }
 

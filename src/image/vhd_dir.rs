@@ -21,6 +21,7 @@ use crate::buffers::Buffer;
 use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::StableHash;
 use crate::store::{Meta, Store, StorePath, StoredFile, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
@@ -334,14 +335,9 @@ impl VhdDir {
     /// ends by rewriting these parts. `None` before the table has been read.
     fn generation(&self) -> Option<u128> {
         let table = self.table.get()?.version;
-        // FNV-1a: the versions are hashes already.
-        let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
-        for version in self.versions.iter().chain([&table]) {
-            for byte in version.0.to_le_bytes() {
-                hash = (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
-            }
-        }
-        Some(hash)
+        let versions = self.versions.iter().chain([&table]);
+        let hash = versions.fold(StableHash::new(), |hash, version| hash.number(version.0));
+        Some(hash.finish())
     }
 
     /// Fetches and decodes a block: bitmap and data. With `may_keep`, storage may answer from what

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::json::cut;
+use crate::hash::StableHash;
 
 /// Longest file name that Linux takes, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -51,7 +52,7 @@ fn long_id(folder: &str) -> String {
     if !folder.is_empty() && folder.len() <= 64 && folder.bytes().all(plain) {
         folder.to_owned()
     } else {
-        format!("{:016x}", fnv1a(folder.as_bytes()))
+        hashed(folder)
     }
 }
 
@@ -129,10 +130,7 @@ pub fn unique_names(wishes: &[Wish], reserve: usize) -> Vec<String> {
         let (wish, name) = (&wishes[i], &wanted[i]);
         let alone = count.get(&(wish.rank, name.as_str())) == Some(&1);
         let plain = alone.then(|| name.clone());
-        let ids = [
-            sanitize(&wish.short_id),
-            Some(format!("{:016x}", fnv1a(wish.unique_id.as_bytes()))),
-        ];
+        let ids = [sanitize(&wish.short_id), Some(hashed(&wish.unique_id))];
         let with_ids = ids.into_iter().flatten().map(|id| with_id(name, &id, room));
         // Distinct texts can share a hash; counting on always ends.
         let counted = (2..=wishes.len() + 2).map(|n| with_id(name, &n.to_string(), room));
@@ -153,11 +151,9 @@ fn with_id(name: &str, id: &str, room: usize) -> String {
     format!("{} ({id})", cut(name, room.saturating_sub(id.len() + 3)))
 }
 
-/// FNV-1a, for ids that must be the same at every run.
-pub fn fnv1a(data: &[u8]) -> u64 {
-    data.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// Sixteen hexadecimal digits for a text, the same at every run.
+fn hashed(text: &str) -> String {
+    format!("{:016x}", StableHash::new().part(text).finish_u64())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hash::StableHash;
 
 /// `statfs` magic numbers of file systems whose servers may stall: see `statfs(2)`.
 const NETWORK_FILE_SYSTEMS: [u64; 6] = [
@@ -175,14 +176,13 @@ fn meta_of(stat: &rfs::Stat) -> Meta {
     } else {
         None
     };
-    // A hash, not the fields: callers may only compare. FNV-1a over the identifying fields, with
-    // inode and mtime also placed verbatim so that single changes can never cancel out.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for value in [stat.st_dev, stat.st_size as u64, u64::from(nanos)] {
-        for byte in value.to_le_bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+    // A hash, not the fields: callers may only compare. Inode and mtime also stand in it verbatim, so
+    // that single changes can never cancel out.
+    let hash = StableHash::new()
+        .number(stat.st_dev)
+        .number(stat.st_size as u64)
+        .number(nanos)
+        .finish_u64();
     let exact = stat.st_ino.rotate_left(32) ^ (seconds as u64);
     Meta {
         len_bytes: stat.st_size.max(0) as u64,

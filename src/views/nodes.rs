@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::time::SystemTime;
 
 use crate::error::Result;
+use crate::hash::StableHash;
 use crate::store::{StorePath, Version};
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, Identity, Leaf, Node, NodeKind,
@@ -12,19 +13,9 @@ use crate::tree::{
 
 /// The identity of something that these texts and numbers describe completely.
 pub(super) fn identity(parts: &[&str], version: Option<Version>) -> Identity {
-    // FNV-1a over length-prefixed parts, so that no two lists of parts give the same bytes.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for part in parts {
-        add(&(part.len() as u64).to_le_bytes());
-        add(part.as_bytes());
-    }
-    add(&version.map_or(0, |v| v.0).to_le_bytes());
-    Identity::Named(hash)
+    let hash = parts.iter().fold(StableHash::new(), StableHash::part);
+    let hash = hash.number(version.map_or(0, |v| v.0));
+    Identity::Named(hash.finish_u64())
 }
 
 /// The identity of something within a restore point: another one when the point is made again.
