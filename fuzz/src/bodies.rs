@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use brfs::guestfs::wof::Algorithm;
+use brfs::guestfs::ntfs::wof::Algorithm;
 use brfs::image::merge_state::{MergeState, merge_state_file_name, parent_of_merge_state};
 use brfs::image::{DiskContext, vhd};
 use brfs::io::{Extent, ReadAt};

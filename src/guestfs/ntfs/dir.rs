@@ -12,11 +12,11 @@ use fs_ntfs::attr_io::{self, AttrType};
 use fs_ntfs::mft_io;
 use fs_ntfs::upcase::UpcaseTable;
 
-use super::device::Cached;
-use super::ntfs::from_ntfs;
-use super::ntfs_data;
-use super::ntfs_volume::{NUMBER_MASK, Volume};
+use super::data;
+use super::from_ntfs;
+use super::volume::{NUMBER_MASK, Volume};
 use crate::error::{Error, Result};
+use crate::guestfs::device::Cached;
 use crate::io::{ReadAt, check_range};
 
 const INDEX: &str = "$I30";
@@ -81,7 +81,7 @@ impl Index {
     /// # Errors
     /// `Corrupt` when the index does not hold together, here and below.
     pub fn open(volume: &Volume, number: u64, record: &[u8]) -> Result<Self> {
-        let found = ntfs_data::holder(volume, number, record, AttrType::IndexRoot, INDEX)?;
+        let found = data::holder(volume, number, record, AttrType::IndexRoot, INDEX)?;
         let (holder, location) = found.ok_or_else(|| bad("a directory has no index"))?;
         let root = attr_io::resident_value_start(&location)
             .zip(location.resident_value_length)
@@ -190,7 +190,7 @@ impl Blocks {
         }
         let part = |kind| {
             let cached = Arc::new(Cached(volume.device.clone()));
-            ntfs_data::locate_kind(volume, number, record, kind, INDEX)?
+            data::locate_kind(volume, number, record, kind, INDEX)?
                 .ok_or_else(|| bad("an index lacks its blocks"))?
                 .into_content_on(cached, volume)
         };

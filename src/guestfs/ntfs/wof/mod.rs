@@ -15,8 +15,8 @@ mod xpress;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::window::WindowRead;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::window::WindowRead;
 use crate::io::{Extent, ExtentKind, ReadAt};
 
 /// The stream with the chunks.

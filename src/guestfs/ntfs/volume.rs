@@ -8,10 +8,10 @@ use fs_ntfs::attr_io::AttrType;
 use fs_ntfs::block_io::BlockIo;
 use fs_ntfs::mft_io::{self, BootParams};
 
-use super::device::{Cached, Device};
-use super::ntfs::from_ntfs;
-use super::ntfs_data;
+use super::data;
+use super::from_ntfs;
 use crate::error::{Error, Result};
+use crate::guestfs::device::{Cached, Device};
 use crate::io::{ReadAt, check_range};
 
 const IN_USE: u16 = 1;
@@ -58,7 +58,7 @@ impl Volume {
             table: None,
         };
         let first = volume.record(0)?;
-        let table = ntfs_data::locate_kind(&volume, 0, &first, AttrType::Data, "")?
+        let table = data::locate_kind(&volume, 0, &first, AttrType::Data, "")?
             .ok_or_else(|| bad("the master file table has no content"))?;
         let cached = Arc::new(Cached(volume.device.clone()));
         volume.table = Some(table.into_content_on(cached, &volume)?);

@@ -12,12 +12,12 @@ use fs_ntfs::data_runs::{self, DataRun};
 use fs_ntfs::mft_io::BootParams;
 use fs_ntfs::read;
 
-use super::device::{Cached, Device};
-use super::ntfs::from_ntfs;
-use super::ntfs_volume::{NUMBER_MASK, Volume};
-use super::run_file::{Run, RunFile, RunMap};
-use super::window::{WindowFile, WindowRead};
+use super::from_ntfs;
+use super::volume::{NUMBER_MASK, Volume};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::device::{Cached, Device};
+use crate::guestfs::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::window::{WindowFile, WindowRead};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
 
 const FLAG_COMPRESSED: u16 = 0x00FF;

@@ -1,12 +1,18 @@
 //! NTFS, on `rust-fs-ntfs`.
 //!
 //! The crate reads the boot sector and parses file records. Done here: the file records themselves
-//! (`ntfs_volume`), directories (`ntfs_dir`), the contents of streams (`ntfs_data`), reparse points
-//! (`ntfs_reparse`, `wof`). An inode number is a file reference: the record with the sequence number it must
+//! (`volume`), directories (`dir`), the contents of streams (`data`), reparse points
+//! (`reparse`, `wof`). An inode number is a file reference: the record with the sequence number it must
 //! still have above it.
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
+
+mod data;
+mod dir;
+mod reparse;
+mod volume;
+pub mod wof;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,18 +26,18 @@ use fs_ntfs::upcase::UpcaseTable;
 
 use super::device::Device;
 use super::guard::{Budget, Outcome, guarded};
-use super::ntfs_data::{self, Stream};
-use super::ntfs_dir::Index;
-use super::ntfs_reparse::{TAG_WOF, check_is_here, link_target};
-use super::ntfs_volume::{Io, Volume};
 use super::recent::Recent;
 use super::utf16;
 use super::window::WindowFile;
-use super::wof;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
+
+use data::Stream;
+use dir::Index;
+use reparse::{TAG_WOF, check_is_here, link_target};
+use volume::{Io, Volume};
 
 /// Streams longer than this are not given as attributes (the kernel's limit).
 const MAX_XATTR_BYTES: u64 = 64 << 10;
@@ -105,7 +111,7 @@ impl NtfsFs {
     /// The reparse tag and data of a record.
     fn reparse(&self, number: u64, record: &[u8]) -> Result<Option<(u32, Vec<u8>)>> {
         let kind = AttrType::ReparsePoint;
-        let Some(stream) = ntfs_data::locate_kind(&self.volume, number, record, kind, "")? else {
+        let Some(stream) = data::locate_kind(&self.volume, number, record, kind, "")? else {
             return Ok(None);
         };
         if !(8..=MAX_REPARSE_BYTES).contains(&stream.len_bytes()) {
@@ -148,7 +154,7 @@ impl NtfsFs {
     }
 
     fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
-        ntfs_data::locate(&self.volume, number, record, name)
+        data::locate(&self.volume, number, record, name)
     }
 
     /// The content of a file that has this reparse point of WOF.
@@ -295,7 +301,7 @@ impl GuestFs for NtfsFs {
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
         let (number, record) = self.volume.record_in_use(inode)?;
         let mut out = Vec::new();
-        for name in ntfs_data::stream_names(&self.volume, &record)? {
+        for name in data::stream_names(&self.volume, &record)? {
             let Some(stream) = self.stream(number, &record, &name)? else {
                 continue;
             };
@@ -343,6 +349,6 @@ fn windows_time(ticks: u64) -> std::time::SystemTime {
 }
 
 /// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
-pub(super) fn from_ntfs(error: fs_ntfs::error::Error) -> Error {
+fn from_ntfs(error: fs_ntfs::error::Error) -> Error {
     Error::corrupt(format!("ntfs: {}", error.message()))
 }
