@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::hide::HIDDEN_URL;
@@ -41,7 +42,12 @@ pub(super) fn start_server(request: &Request) -> Result<()> {
         .context("cannot listen to the background process")?;
     match serde_json::from_str(&line) {
         Ok(Outcome::Ready) => fuse::check_answers(&request.mountpoint).inspect_err(|_| {
-            fuse::unmount(&request.mountpoint, true).ok();
+            // It unmounts what is its own.
+            if let Ok(pid) = i32::try_from(child.id())
+                && let Some(pid) = Pid::from_raw(pid)
+            {
+                kill_process(pid, Signal::TERM).ok();
+            }
         })?,
         Ok(Outcome::Failed(why)) => {
             child.wait().ok();

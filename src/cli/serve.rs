@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use super::daemon::Outcome;
 use super::mount::Request;
 use super::{compose, logging};
-use crate::fuse::{self, MountOptions};
+use crate::fuse::{self, MountOptions, Unmounter};
 
 /// Serve a mount: run by `brfs mount`, not by people
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,7 @@ fn serve(request: &Request, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     // When nobody is left to be told (the starting process was killed), nobody knows of the mount
     // either: leaving here unmounts.
     ready()?;
-    ending.mounted_at(mounted.mountpoint().to_owned());
+    ending.mounted(mounted.unmounter());
     mounted.wait().context("the mount broke")?;
     tracing::info!("unmounted");
     Ok(())
@@ -120,7 +120,7 @@ enum Stage {
     Starting,
     /// A signal came before the mount was there.
     Asked,
-    Mounted(PathBuf),
+    Mounted(Unmounter),
 }
 
 impl Ending {
@@ -150,10 +150,10 @@ impl Ending {
     }
 
     /// The mount is there: unmounts it right away if that was asked for already.
-    fn mounted_at(&self, mountpoint: PathBuf) {
+    fn mounted(&self, unmounter: Unmounter) {
         let mut stage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = matches!(*stage, Stage::Asked);
-        *stage = Stage::Mounted(mountpoint);
+        *stage = Stage::Mounted(unmounter);
         drop(stage);
         if asked {
             end(&self.0);
@@ -163,21 +163,20 @@ impl Ending {
 
 fn end(stage: &Mutex<Stage>) {
     let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-    let mountpoint = match &*stage {
-        Stage::Mounted(mountpoint) => mountpoint.clone(),
+    let unmounter = match &*stage {
+        Stage::Mounted(unmounter) => unmounter.clone(),
         _ => {
             *stage = Stage::Asked;
             return;
         }
     };
     drop(stage);
-    if fuse::is_brfs_mount(&mountpoint) != Some(true) {
-        return;
-    }
-    if let Err(error) = fuse::unmount(&mountpoint, false) {
-        tracing::warn!("{error}; taking the directory away, open files stay for a moment");
-        if let Err(error) = fuse::unmount(&mountpoint, true) {
-            tracing::error!("{error}");
-        }
+    // At once also when programs still use it: they have a moment to finish.
+    match unmounter.unmount() {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(
+            "nothing to unmount: the mount has left its directory, or another is mounted over it"
+        ),
+        Err(error) => tracing::error!("{error}"),
     }
 }

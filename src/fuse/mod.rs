@@ -6,19 +6,21 @@
 
 mod adapter;
 mod answers;
+mod attach;
 mod attrs;
 mod demand;
 mod faults;
 mod handles;
 mod inodes;
 mod mount;
+mod own;
 mod pool;
 mod table;
 mod unmount;
 
 pub use mount::{
-    MountOptions, Mounted, SESSION_THREADS, check_answers, mount, negotiate, raise_read_ahead,
-    session_config,
+    MountOptions, Mounted, SESSION_THREADS, Unmounter, check_answers, mount, negotiate,
+    raise_read_ahead, session_config,
 };
 pub use table::is_brfs_mount;
 pub use unmount::unmount;

@@ -1,14 +1,18 @@
 //! Mounting: the options, the agreement with the kernel, and what can go wrong, said plainly.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fuser::{BackgroundSession, Config, InitFlags, KernelConfig, MountOption, Session, SessionACL};
 
 use super::adapter::Adapter;
+use super::attach::{attach, open_device};
 use super::attrs::Ownership;
 use super::inodes::ROOT;
+use super::own::OwnMount;
 use super::table::{SUBTYPE, is_brfs_mount};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tree::Node;
@@ -53,25 +57,60 @@ const READ_AHEAD_KIB: u64 = 256;
 /// A mounted tree, served in the background until it is unmounted.
 #[derive(Debug)]
 pub struct Mounted {
-    session: BackgroundSession,
-    mountpoint: PathBuf,
+    /// Taken when somebody waits for it.
+    session: Option<BackgroundSession>,
+    own: Arc<OwnMount>,
+}
+
+/// Unmounts one mount, and no other that is at its directory by then.
+#[derive(Debug, Clone)]
+pub struct Unmounter(Arc<OwnMount>);
+
+impl Unmounter {
+    /// Takes the mount away from its directory; programs that use it may finish. Tells whether it was
+    /// there, topmost.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn unmount(&self) -> Result<bool> {
+        self.0.unmount()
+    }
 }
 
 impl Mounted {
     /// The canonical path of the directory it is mounted at.
     pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+        self.own.at()
     }
 
-    /// Waits until the mount is gone, by whomever it was unmounted.
+    /// For those who end the mount from another thread.
+    pub fn unmounter(&self) -> Unmounter {
+        Unmounter(Arc::clone(&self.own))
+    }
+
+    /// Waits until the mount is gone, by whomever it was unmounted. Unmounts nothing.
     ///
     /// # Errors
     /// When the connection to the kernel broke otherwise.
-    pub fn wait(self) -> io::Result<()> {
-        match self.session.join() {
+    pub fn wait(mut self) -> io::Result<()> {
+        let Some(session) = self.session.take() else {
+            return Ok(());
+        };
+        match session.join() {
             // A request that was being handed over when the last user of the mount went away.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
             other => other,
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Whoever has waited for the end has nothing to unmount.
+        if self.session.is_some()
+            && let Err(error) = self.own.unmount()
+        {
+            tracing::warn!("{error}");
         }
     }
 }
@@ -95,14 +134,26 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     root.base().attr()?;
     let config = session_config(options);
     let adapter = Adapter::new(root, ownership, config.n_threads.unwrap_or(1));
-    let session = Session::new(adapter, &mountpoint, &config)
-        .and_then(Session::spawn)
-        .map_err(|error| explain(&error, &mountpoint, options))?;
-    let mounted = Mounted {
-        session,
-        mountpoint,
+    let connection =
+        attach(&mountpoint, &config).map_err(|error| explain(&error, &mountpoint, options))?;
+    let broke = |error| {
+        let what = format!("cannot serve the mount at {}", mountpoint.display());
+        Error::from_io(error, &what)
     };
-    raise_read_ahead(&mounted.mountpoint);
+    let connection = File::from(connection);
+    let kept = connection.try_clone().map_err(broke)?;
+    let mut mounted = Mounted {
+        session: None,
+        own: Arc::new(OwnMount::new(mountpoint.clone(), kept)),
+    };
+    let session = Session::from_fd(adapter, connection.into(), config.acl, config)
+        .and_then(Session::spawn)
+        .map_err(|error| {
+            mounted.own.unmount().ok();
+            broke(error)
+        })?;
+    mounted.session = Some(session);
+    raise_read_ahead(&mountpoint);
     Ok(mounted)
 }
 
@@ -141,11 +192,7 @@ pub fn session_config(options: &MountOptions) -> Config {
     config.n_threads = Some(options.session_threads.unwrap_or(SESSION_THREADS).max(1));
     // A connection of its own for each thread; needs the device itself, which an ordinary user may
     // be kept from where only `fusermount3` can open it.
-    config.clone_fd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
+    config.clone_fd = open_device().is_ok();
     config
 }
 
@@ -247,10 +294,7 @@ fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf> {
 
 /// Why a mount failed and what to do about it.
 fn explain(error: &io::Error, mountpoint: &Path, options: &MountOptions) -> Error {
-    let device = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
+    let device = open_device();
     let text = error.to_string();
     let text = text.trim();
     let is_root = rustix::process::geteuid().is_root();

@@ -1,6 +1,7 @@
 //! The system's mount table, as far as brfs mounts are concerned.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -22,6 +23,23 @@ pub(super) fn device(mountpoint: &Path) -> Option<String> {
     let table = std::fs::read("/proc/self/mountinfo").ok()?;
     let mounted = find(&table, mountpoint)?;
     mounted.is_brfs.then_some(mounted.device)
+}
+
+/// The device number of the mount in which this open file of our own lies.
+pub(super) fn device_of_descriptor(number: RawFd) -> Option<String> {
+    // From the kernel's notes: `fstat` would ask the mount.
+    let notes = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+    let id = notes.lines().find_map(|l| l.strip_prefix("mnt_id:"))?;
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    device_of_mount(&table, id.trim())
+}
+
+fn device_of_mount(table: &[u8], id: &str) -> Option<String> {
+    table.split(|b| *b == b'\n').find_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        let device = (fields.next()? == id.as_bytes()).then(|| fields.nth(1))??;
+        Some(String::from_utf8_lossy(device).into_owned())
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -93,5 +111,11 @@ mod tests {
         assert_eq!(is_brfs("/mnt"), None);
         let found = find(TABLE, Path::new("/mnt/a b")).unwrap();
         assert_eq!(found.device, "0:50");
+    }
+
+    #[test]
+    fn mounts_are_found_by_their_number() {
+        assert_eq!(device_of_mount(TABLE, "41").as_deref(), Some("0:51"));
+        assert_eq!(device_of_mount(TABLE, "4"), None);
     }
 }

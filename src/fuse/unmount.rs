@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::attach::HELPERS;
 use super::table::is_brfs_mount;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -70,8 +71,8 @@ fn busy(at: &Path) -> Error {
 }
 
 /// `fusermount3` is installed set-user-ID for exactly this.
-fn with_helper(at: &Path, lazy: bool) -> Result<()> {
-    for helper in ["fusermount3", "fusermount"] {
+pub(super) fn with_helper(at: &Path, lazy: bool) -> Result<()> {
+    for helper in HELPERS {
         let mut command = Command::new(helper);
         command.arg("-u").stdin(Stdio::null()).env("LC_ALL", "C");
         if lazy {

@@ -74,12 +74,17 @@ impl Place {
     }
 
     fn wait_until_gone(&self) {
+        self.wait_until_gone_or(None);
+    }
+
+    /// Waits for the server's end; tells then whether a brfs mount is at the directory.
+    fn wait_until_gone_or(&self, then: Option<bool>) {
         let started = Instant::now();
         while self.server().is_some() {
             assert!(started.elapsed() < Duration::from_secs(15), "still runs");
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert_eq!(is_brfs_mount(self.at()), None);
+        assert_eq!(is_brfs_mount(self.at()), then);
     }
 }
 
@@ -226,6 +231,97 @@ fn busy_mount_says_so_and_goes_lazily() {
     place.wait_until_gone();
 }
 
+/// Something that must not be taken away with a mount of ours: a tmpfs, which nobody else serves.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mounted_at(at: &Path) -> Self {
+        sh(&format!("mount -t tmpfs brfs-test {at:?}"));
+        Tmpfs(at.to_owned())
+    }
+
+    fn is_there(&self) -> bool {
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let at = self.0.to_str().unwrap().replace(' ', "\\040");
+        table.contains(&format!(" {at} tmpfs "))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        if self.is_there() {
+            sh(&format!("umount {:?}", self.0));
+        }
+    }
+}
+
+#[test]
+fn what_is_mounted_below_stays_when_a_mount_is_taken_away() {
+    if !can_mount() {
+        return;
+    }
+    let place = place();
+    let below = Tmpfs::mounted_at(place.at());
+    let ways: [&dyn Fn(&Place); 3] = [
+        &|place| assert!(umount(place.at(), &[]).status.success()),
+        &|place| assert!(umount(place.at(), &["--lazy"]).status.success()),
+        &|place| kill_process(place.server().unwrap(), Signal::TERM).unwrap(),
+    ];
+    for take_away in ways {
+        let output = place.mount(&[]);
+        assert!(output.status.success(), "{}", said(&output));
+        std::fs::read_dir(place.at()).unwrap();
+        take_away(&place);
+        place.wait_until_gone_or(Some(false));
+        assert!(below.is_there());
+    }
+}
+
+/// What `systemctl restart` of a mount unit does, and then some: whatever comes to the directory while
+/// the old server is on its way out must stay.
+#[test]
+fn what_is_mounted_in_the_meantime_stays() {
+    if !can_mount() {
+        return;
+    }
+    for _ in 0..5 {
+        let place = Place::mounted(&[]);
+        sh(&format!("umount {:?}", place.at()));
+        let other = Tmpfs::mounted_at(place.at());
+        place.wait_until_gone_or(Some(false));
+        assert!(other.is_there());
+    }
+    let place = Place::mounted(&[]);
+    for _ in 0..5 {
+        let old = place.server().unwrap();
+        sh(&format!("umount {:?}", place.at()));
+        let output = place.mount(&[]);
+        assert!(output.status.success(), "{}", said(&output));
+        let started = Instant::now();
+        while Path::new(&format!("/proc/{}", old.as_raw_nonzero())).exists() {
+            assert!(started.elapsed() < Duration::from_secs(15), "still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(is_brfs_mount(place.at()), Some(true));
+        std::fs::read_dir(place.at()).unwrap();
+    }
+}
+
+#[test]
+fn signal_leaves_what_is_mounted_over() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::mounted(&[]);
+    let over = Tmpfs::mounted_at(place.at());
+    kill_process(place.server().unwrap(), Signal::TERM).unwrap();
+    place.wait_until_gone_or(Some(false));
+    assert!(over.is_there());
+    drop(over);
+    // What is left of the mount itself can be taken away.
+    assert!(umount(place.at(), &[]).status.success());
+}
+
 #[test]
 fn dead_mount_is_named_and_can_be_taken_away() {
     if !can_mount() {
@@ -360,6 +456,15 @@ fn ordinary_user_mounts_and_unmounts_with_fusermount3() {
         $user ./brfs umount "mount point"
         $user ./brfs mount "repository with space" "mount point"
         $user fusermount3 -u "mount point"
+        mount -t tmpfs below "mount point" && chown 65534 "mount point"
+        $user ./brfs mount "repository with space" "mount point"
+        $user fusermount3 -u -z "mount point"
+        mount -t tmpfs other "mount point" && sleep 1
+        grep -q "mount.040point .* tmpfs other" /proc/self/mountinfo && umount "mount point"
+        grep -q "mount.040point .* tmpfs below" /proc/self/mountinfo && umount "mount point"
+        $user ./brfs mount "repository with space" "mount point"
+        $user bash -c 'kill $(pgrep -x -u 65534 -f "brfs serve .*{name}/mount point")'
+        for i in $(seq 100); do grep -q "{name}/mount.040point" /proc/self/mountinfo || break; sleep 0.1; done
         (! grep "{name}/mount.040point" /proc/self/mountinfo)
         echo all was well
         # Lazily: the server of the last mount may still have it open for a moment.
