@@ -38,6 +38,7 @@ use std::time::Instant;
 use brfs::codec::Filter as Codec;
 use brfs::fuse::MountOptions;
 use brfs::image::{Disk, DiskContext};
+use brfs::io::ReadAt;
 use brfs::store::{LocalStore, StorePath};
 use data::BLOCK;
 use figures::{Figures, Wanted, median};
@@ -512,7 +513,7 @@ fn shared_decode(run: &mut Run, sample: &Sample) {
                 scope.spawn(move || {
                     let mut buf = vec![0; 4096];
                     let at = block * BLOCK + reader * 8192;
-                    reading.read(at, 4096, &mut buf).expect("reads");
+                    reading.read_chunk_at(&mut buf, at).expect("reads");
                 });
             }
         });
@@ -543,7 +544,8 @@ fn hot_set(run: &mut Run) {
     let mut rng = support::rng::Rng::new(3);
     for _ in 0..3 {
         for block in 0..HOT {
-            hot.read(block * BLOCK, 4096, &mut buf).expect("reads");
+            hot.read_chunk_at(&mut buf[..4096], block * BLOCK)
+                .expect("reads");
             lru.touch(block);
         }
     }
@@ -552,7 +554,7 @@ fn hot_set(run: &mut Run) {
     for block in HOT..blocks {
         for piece in 0..BLOCK / (128 << 10) {
             let at = block * BLOCK + piece * (128 << 10);
-            scan.read(at, 128 << 10, &mut buf).expect("reads");
+            scan.read_chunk_at(&mut buf, at).expect("reads");
         }
         lru.touch(block);
         if block % 4 == 0 {
@@ -560,8 +562,8 @@ fn hot_set(run: &mut Run) {
             next += 1;
             let at = wanted * BLOCK + rng.below(BLOCK / 4096) * 4096;
             accesses += 1;
-            hits += u64::from(hot.is_quick(at, 4096));
-            hot.read(at, 4096, &mut buf).expect("reads");
+            hits += u64::from(hot.is_non_blocking(at, 4096));
+            hot.read_chunk_at(&mut buf[..4096], at).expect("reads");
             lru_hits += u64::from(lru.touch(wanted));
         }
     }

@@ -1,7 +1,7 @@
-//! Random access to immutable bytes: the contract between layers.
+//! Random access to immutable bytes: the one contract for bytes between all layers.
 //!
-//! A disk, a partition, a logical volume and a guest file are all "so many bytes that can be read
-//! at any offset". Nothing here knows where the bytes come from.
+//! A stored file, a disk, a partition, a logical volume, a guest file and metadata in memory are all
+//! "so many bytes that can be read at any offset". Nothing here knows where the bytes come from.
 
 use bytes::Bytes;
 
@@ -39,6 +39,22 @@ pub trait ReadAt: Send + Sync {
     /// being read.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
 
+    /// [`Self::read_exact_at`] that may hand over bytes which are in memory already, in place of copying
+    /// them into `buf`.
+    ///
+    /// # Errors
+    /// As [`Self::read_exact_at`].
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        self.read_exact_at(buf, offset)?;
+        Ok(Chunk::Filled)
+    }
+
+    /// Whether a read of this range would be answered at once, without waiting for storage or decoding.
+    fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
+        let _ = (offset, len);
+        false
+    }
+
     /// The extent at `offset` (which must be less than `len_bytes()`). The default is one extent
     /// of data to the end.
     fn extent_at(&self, offset: u64) -> Result<Extent> {
@@ -50,13 +66,23 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
-/// The bytes of a read: in the caller's buffer, or shared with a cache.
+/// The bytes of a read, as many as its buffer has: in that buffer, or shared with a cache.
 #[derive(Debug)]
 pub enum Chunk {
-    /// The buffer passed to the read was filled with this many bytes.
-    Filled(usize),
-    /// The bytes themselves.
+    /// The buffer passed to the read was filled.
+    Filled,
+    /// The bytes themselves; the buffer holds nothing of use.
     Shared(Bytes),
+}
+
+impl Chunk {
+    /// The bytes, given the buffer that was passed to the read.
+    pub fn bytes<'a>(&'a self, buf: &'a [u8]) -> &'a [u8] {
+        match self {
+            Chunk::Filled => buf,
+            Chunk::Shared(bytes) => bytes,
+        }
+    }
 }
 
 /// Refuses a range that leaves `0..len`; shared by all implementations.
@@ -105,8 +131,35 @@ impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         (**self).read_exact_at(buf, offset)
     }
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        (**self).read_chunk_at(buf, offset)
+    }
+    fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
+        (**self).is_non_blocking(offset, len)
+    }
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         (**self).extent_at(offset)
+    }
+}
+
+/// Bytes in memory.
+impl ReadAt for Bytes {
+    fn len_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(offset, buf.len() as u64, self.len_bytes())?;
+        let start = offset as usize;
+        buf.copy_from_slice(&self[start..start + buf.len()]);
+        Ok(())
+    }
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        check_range(offset, buf.len() as u64, self.len_bytes())?;
+        let start = offset as usize;
+        Ok(Chunk::Shared(self.slice(start..start + buf.len())))
+    }
+    fn is_non_blocking(&self, _offset: u64, _len: usize) -> bool {
+        true
     }
 }
 

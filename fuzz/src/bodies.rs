@@ -101,7 +101,8 @@ fn read_disk(root: &Path, name: &str) {
     let len = disk.len_bytes();
     let mut buf = vec![0; 64 << 10];
     for offset in [0, 4096, len / 2, len.saturating_sub(1000)] {
-        let _ = reader.read(offset, buf.len(), &mut buf);
+        let left = len.saturating_sub(offset).min(buf.len() as u64);
+        let _ = reader.read_exact_at(&mut buf[..left as usize], offset);
         if offset < len
             && let Ok(Extent { end, .. }) = disk.extent_at(offset)
         {

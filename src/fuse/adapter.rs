@@ -225,7 +225,7 @@ impl Filesystem for Adapter {
             return reply.data(&[]);
         }
         let mut quick = false;
-        guarded(|| quick = file.is_quick(offset, len));
+        guarded(|| quick = file.is_non_blocking(offset, len));
         self.answer_with(&self.readers, quick, move |shared| {
             shared.read(ino.0, &file, offset, len, reply);
         });

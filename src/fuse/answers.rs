@@ -157,7 +157,7 @@ impl Shared {
                 *scratch = vec![0; len.next_power_of_two()];
             }
             match file.read(offset, len, scratch) {
-                Ok(Chunk::Filled(_)) => reply.data(&scratch[..len]),
+                Ok(Chunk::Filled) => reply.data(&scratch[..len]),
                 Ok(Chunk::Shared(bytes)) => reply.data(&bytes),
                 Err(error) => {
                     let what = || {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Chunk, ExtentKind};
-use crate::tree::{DirEntry, DirStream, Directory, File, Node, OpenFile};
+use crate::io::{Chunk, ExtentKind, ReadAt};
+use crate::tree::{DirEntry, DirStream, Directory, File, Node};
 
 /// Handles by number. Numbers are never used twice.
 pub(super) struct Handles<T> {
@@ -50,7 +50,7 @@ impl<T> Handles<T> {
 
 /// An open file.
 pub(super) struct FileHandle {
-    file: Arc<dyn OpenFile>,
+    file: Arc<dyn ReadAt>,
     /// The length when it was opened, which cannot change: see [`crate::tree::File::open`].
     size: u64,
 }
@@ -76,8 +76,8 @@ impl FileHandle {
         usize::try_from(rest).map_or(len, |rest| rest.min(len))
     }
 
-    pub(super) fn is_quick(&self, offset: u64, len: usize) -> bool {
-        self.file.is_quick(offset, len)
+    pub(super) fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
+        self.file.is_non_blocking(offset, len)
     }
 
     /// Reads exactly `len` bytes, which must lie within the file.
@@ -85,11 +85,8 @@ impl FileHandle {
     /// The kernel takes a short answer for the end of the file and fills up with zeros, so a node
     /// that gave too little would put wrong bytes into programs: that is an error here instead.
     pub(super) fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
-        let chunk = self.file.read(offset, len, buf)?;
-        let got = match &chunk {
-            Chunk::Filled(got) => *got,
-            Chunk::Shared(bytes) => bytes.len(),
-        };
+        let chunk = self.file.read_chunk_at(&mut buf[..len], offset)?;
+        let got = chunk.bytes(&buf[..len]).len();
         if got != len {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -429,9 +426,16 @@ mod tests {
         short: bool,
     }
 
-    impl OpenFile for Striped {
-        fn read(&self, _: u64, len: usize, _: &mut [u8]) -> Result<Chunk> {
-            Ok(Chunk::Filled(if self.short { len - 1 } else { len }))
+    impl ReadAt for Striped {
+        fn len_bytes(&self) -> u64 {
+            self.extents.last().map_or(0, |e| e.1)
+        }
+        fn read_exact_at(&self, _: &mut [u8], _: u64) -> Result<()> {
+            Ok(())
+        }
+        fn read_chunk_at(&self, buf: &mut [u8], _: u64) -> Result<Chunk> {
+            let len = buf.len() - usize::from(self.short);
+            Ok(Chunk::Shared(vec![0; len].into()))
         }
         fn extent_at(&self, offset: u64) -> Result<Extent> {
             let (kind, end) = *self.extents.iter().find(|(_, end)| *end > offset).unwrap();

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use super::node::{GuestOptions, GuestTree, OpenVolume};
+use super::node::{GuestOptions, GuestTree};
 use super::pool::{Pool, Pooled};
 use super::siblings::{other_volumes, search};
 use super::{is_readable, open_among};
@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
-    Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind, OpenFile,
+    Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind,
 };
 use crate::volume::{self, Content, Partition, TableKind};
 
@@ -366,8 +366,8 @@ impl Base for RawFile {
 }
 
 impl File for RawFile {
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
-        Ok(Arc::new(OpenVolume(self.volume.clone())))
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
+        Ok(self.volume.clone())
     }
 }
 

@@ -10,6 +10,7 @@
 //! read from the volume by extents wherever the crate gives them.
 
 mod btrfs;
+mod chunked;
 pub mod device;
 pub mod disk;
 mod ext;
@@ -28,7 +29,6 @@ mod run_file;
 mod siblings;
 mod squashfs;
 mod utf16;
-mod window;
 mod xfs;
 mod xfs_dir;
 mod xfs_log;

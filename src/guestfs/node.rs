@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::pool::Pooled;
 use super::{GuestAttr, GuestEntry, GuestInode};
 use crate::error::{Error, Result};
-use crate::io::{Chunk, Extent, ReadAt};
+use crate::io::ReadAt;
 use crate::tree::{
-    Attr, Base, DirEntry, DirStream, Directory, File, Identity, Leaf, Node, NodeKind, OpenFile,
+    Attr, Base, DirEntry, DirStream, Directory, File, Identity, Leaf, Node, NodeKind,
 };
 
 const MAX_NAME_BYTES: usize = 255;
@@ -244,14 +244,14 @@ impl Directory for GuestNode {
 }
 
 impl File for GuestNode {
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
         let file = self.tree.fs.open_file(self.inode)?;
         if file.len_bytes() != self.attr.size_bytes {
             return Err(Error::corrupt(
                 "a file's content has another length than its inode says",
             ));
         }
-        Ok(Arc::new(OpenVolume(file)))
+        Ok(file)
     }
 }
 
@@ -261,24 +261,6 @@ impl Leaf for GuestNode {
             NodeKind::Symlink => self.tree.fs.with(|fs| fs.read_link(self.inode)).map(Some),
             _ => Ok(None),
         }
-    }
-}
-
-/// Any [`ReadAt`] as an open file.
-pub struct OpenVolume(pub Arc<dyn ReadAt>);
-
-impl OpenFile for OpenVolume {
-    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
-        let left = self.0.len_bytes().saturating_sub(offset);
-        let take = left.min(len as u64).min(buf.len() as u64) as usize;
-        if take > 0 {
-            self.0.read_exact_at(&mut buf[..take], offset)?;
-        }
-        Ok(Chunk::Filled(take))
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        self.0.extent_at(offset)
     }
 }
 

@@ -13,7 +13,7 @@ use super::chain::{BlockSource, Chain, Owner, Source};
 use super::disk::Disk;
 use crate::cache::{AheadShare, AheadTicket, Block, BlockKey, Touch};
 use crate::error::Result;
-use crate::io::{Chunk, Extent, ReadAt};
+use crate::io::{Chunk, Extent, ReadAt, check_range};
 
 /// Requests that may overtake each other this far still count as one sequence.
 const SLACK_BYTES: u64 = 4 << 20;
@@ -111,33 +111,14 @@ impl DiskReader {
         &self.disk
     }
 
-    /// Reads `len` bytes at `offset`, fewer only at the disk's end. `buf` is a scratch buffer of at
-    /// least `len` bytes.
-    ///
-    /// # Errors
-    /// As the storage and the formats have them; never a partial result.
-    pub fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
-        let size = self.disk.len_bytes();
-        let len = (len as u64).min(size.saturating_sub(offset));
-        if len == 0 {
-            return Ok(Chunk::Filled(0));
-        }
-        let touch = self.advance(offset, len);
-        let chunk = self.disk.with_chain(|chain| {
-            self.plan(chain, offset + len)?;
-            self.read_chain(chain, offset, len, buf, touch)
-        })?;
-        Ok(chunk)
-    }
-
     fn read_chain(
         &self,
         chain: &Chain,
         offset: u64,
-        len: u64,
         buf: &mut [u8],
         touch: Touch,
     ) -> Result<Chunk> {
+        let len = buf.len() as u64;
         let window = Window {
             reader: self,
             touch,
@@ -155,27 +136,9 @@ impl DiskReader {
                 ));
             }
         }
-        let buf = &mut buf[..len as usize];
         let io = self.disk.context().io();
         chain.read(&io, &window, offset, buf)?;
-        Ok(Chunk::Filled(buf.len()))
-    }
-
-    /// Whether the read would be answered without waiting for slow storage or decoding.
-    pub fn is_quick(&self, offset: u64, len: usize) -> bool {
-        let context = self.disk.context();
-        if context.store().traits().remote {
-            return false;
-        }
-        let chain = self.disk.chain();
-        if !chain.has_whole() {
-            return true;
-        }
-        let len = (len as u64).min(chain.size().saturating_sub(offset));
-        match self.disk.single_block(&chain, offset, len) {
-            Ok(Some((link, block))) => self.has(chain.block_key(link, block)),
-            _ => false,
-        }
+        Ok(Chunk::Filled)
     }
 
     /// Whether a block is in memory.
@@ -192,11 +155,6 @@ impl DiskReader {
                 .block_cache()
                 .get(key, Touch::Pass)
                 .is_some()
-    }
-
-    /// The extent at `offset`.
-    pub fn extent_at(&self, offset: u64) -> Result<Extent> {
-        self.disk.extent_at(offset)
     }
 
     /// Notes a request; tells whether it belongs to a sequence.
@@ -316,6 +274,52 @@ impl DiskReader {
             image.will_read(block);
         }
         Ok(())
+    }
+}
+
+impl ReadAt for DiskReader {
+    fn len_bytes(&self) -> u64 {
+        self.disk.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if let Chunk::Shared(bytes) = self.read_chunk_at(buf, offset)? {
+            buf.copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        let len = buf.len() as u64;
+        check_range(offset, len, self.len_bytes())?;
+        if buf.is_empty() {
+            return Ok(Chunk::Filled);
+        }
+        let touch = self.advance(offset, len);
+        self.disk.with_chain(|chain| {
+            self.plan(chain, offset + len)?;
+            self.read_chain(chain, offset, buf, touch)
+        })
+    }
+
+    fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
+        let context = self.disk.context();
+        if context.store().traits().remote {
+            return false;
+        }
+        let chain = self.disk.chain();
+        if !chain.has_whole() {
+            return true;
+        }
+        let len = (len as u64).min(chain.size().saturating_sub(offset));
+        match self.disk.single_block(&chain, offset, len) {
+            Ok(Some((link, block))) => self.has(chain.block_key(link, block)),
+            _ => false,
+        }
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.disk.extent_at(offset)
     }
 }
 

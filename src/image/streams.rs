@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::disk::Disk;
 use super::reader::DiskReader;
 use crate::error::Result;
-use crate::io::{Chunk, Extent, ReadAt, check_range};
+use crate::io::{Extent, ReadAt, check_range};
 
 /// Sequences followed at once.
 const MAX_STREAMS: usize = 4;
@@ -86,10 +86,7 @@ impl ReadAt for DiskStreams {
         let Some(reader) = self.stream(offset, buf.len() as u64) else {
             return self.disk.read_exact_at(buf, offset);
         };
-        if let Chunk::Shared(bytes) = reader.read(offset, buf.len(), buf)? {
-            buf.copy_from_slice(&bytes);
-        }
-        Ok(())
+        reader.read_exact_at(buf, offset)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

@@ -21,6 +21,7 @@ use super::disk_cache::DiskCache;
 use super::stats::{DiskCacheCounters, StoreStats};
 use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
 use crate::error::{ErrorKind, Result};
+use crate::io::ReadAt;
 
 /// Where to keep blocks across mounts, and how many of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +114,19 @@ struct KeptFile {
     stats: Arc<StoreStats>,
 }
 
+impl ReadAt for KeptFile {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.entry.read_exact_at(buf, offset)?;
+        let counters = self.stats.disk_cache.get_or_init(Default::default);
+        counters.hit_bytes.fetch_add(buf.len() as u64, Relaxed);
+        Ok(())
+    }
+}
+
 impl StoredFile for KeptFile {
     fn opened_meta(&self) -> Meta {
         self.entry.meta()
@@ -121,13 +135,6 @@ impl StoredFile for KeptFile {
     /// Entries never change: they are replaced.
     fn head(&self) -> Result<Meta> {
         Ok(self.entry.meta())
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.entry.read_exact_at(buf, offset)?;
-        let counters = self.stats.disk_cache.get_or_init(Default::default);
-        counters.hit_bytes.fetch_add(buf.len() as u64, Relaxed);
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile};
 use crate::codec::aead::{Algorithm, Cipher};
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::check_range;
+use crate::io::{ReadAt, check_range};
 
 /// The longest encrypted file that is opened for reads at offsets: it is held in memory, because
 /// no byte may be used before the tag at its end has been checked.
@@ -203,19 +203,9 @@ struct OpenedFile {
     meta: Meta,
 }
 
-impl StoredFile for OpenedFile {
-    fn opened_meta(&self) -> Meta {
-        self.meta
-    }
-
-    fn head(&self) -> Result<Meta> {
-        let now = self.stored.head()?;
-        let len_bytes = if now.version == self.meta.version {
-            self.meta.len_bytes
-        } else {
-            self.algorithm.content_len(now.len_bytes)
-        };
-        Ok(Meta { len_bytes, ..now })
+impl ReadAt for OpenedFile {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -230,6 +220,22 @@ impl StoredFile for OpenedFile {
         let start = offset as usize;
         buf.copy_from_slice(&self.content[start..start + buf.len()]);
         Ok(())
+    }
+}
+
+impl StoredFile for OpenedFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn head(&self) -> Result<Meta> {
+        let now = self.stored.head()?;
+        let len_bytes = if now.version == self.meta.version {
+            self.meta.len_bytes
+        } else {
+            self.algorithm.content_len(now.len_bytes)
+        };
+        Ok(Meta { len_bytes, ..now })
     }
 
     /// It is in memory. (Bytes given out are copies: a slice that a cache keeps would keep all of it.)

@@ -22,6 +22,7 @@ use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, V
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
+use crate::io::ReadAt;
 
 /// `statfs` magic numbers of file systems whose servers may stall: see `statfs(2)`.
 const NETWORK_FILE_SYSTEMS: [u64; 6] = [
@@ -221,21 +222,9 @@ impl LocalFile {
     }
 }
 
-impl StoredFile for LocalFile {
-    fn opened_meta(&self) -> Meta {
-        self.meta
-    }
-
-    fn head(&self) -> Result<Meta> {
-        if self.remote {
-            // A network file system answers from what it heard up to a minute ago; a merge that has
-            // begun since must be seen. Asks the server; `fstat` then tells the same. Where that
-            // cannot be asked (kernels before 4.11), what is known counts.
-            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-            let _ = rfs::statx(&self.file, "", flags, StatxFlags::MTIME | StatxFlags::SIZE);
-        }
-        let stat = rfs::fstat(&self.file).map_err(|e| path_error(e, &self.path))?;
-        Ok(meta_of(&stat))
+impl ReadAt for LocalFile {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -258,6 +247,24 @@ impl StoredFile for LocalFile {
             .with_object(&self.path)
             .at(offset)
         })
+    }
+}
+
+impl StoredFile for LocalFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn head(&self) -> Result<Meta> {
+        if self.remote {
+            // A network file system answers from what it heard up to a minute ago; a merge that has
+            // begun since must be seen. Asks the server; `fstat` then tells the same. Where that
+            // cannot be asked (kernels before 4.11), what is known counts.
+            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+            let _ = rfs::statx(&self.file, "", flags, StatxFlags::MTIME | StatxFlags::SIZE);
+        }
+        let stat = rfs::fstat(&self.file).map_err(|e| path_error(e, &self.path))?;
+        Ok(meta_of(&stat))
     }
 
     fn will_read(&self, offset: u64, len: u64) {

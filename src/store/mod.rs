@@ -36,6 +36,7 @@ use bytes::Bytes;
 
 use crate::buffers::Buffer;
 use crate::error::{ErrorKind, Result};
+use crate::io::ReadAt;
 
 /// An opaque mark of an object's content: equal marks mean that nothing has been written since.
 /// Local files: device, inode, size and mtime; object stores: the ETag (or a hash of it).
@@ -76,21 +77,21 @@ pub struct Entry {
 
 /// A file opened for reading at offsets. It stays readable, with the content it was opened with,
 /// as far as the storage can promise that (an unlinked local file does; see [`StoredFile::head`]).
-pub trait StoredFile: Send + Sync {
+///
+/// It is bytes at an offset ([`ReadAt`]) and its state. The length is that of the opened state. A range
+/// past the end is `Corrupt`: the caller took the range from a structure that promised those bytes.
+/// (A file that has grown meanwhile has them.)
+pub trait StoredFile: ReadAt {
     /// The file's state when it was opened.
     fn opened_meta(&self) -> Meta;
 
     /// The file's state now, by its handle, not its name. Cheap on local storage.
     fn head(&self) -> Result<Meta>;
 
-    /// Fills `buf` from `offset`. A range past the end is `Corrupt`: the caller took the range
-    /// from a structure that promised those bytes.
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
-
     /// The `len` bytes from `offset`, where a copy into the caller's buffer would be one too many.
     ///
     /// # Errors
-    /// As [`StoredFile::read_exact_at`].
+    /// As [`ReadAt::read_exact_at`].
     fn read_bytes_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         let mut buf = Buffer::new(len);
         self.read_exact_at(&mut buf, offset)?;
@@ -208,7 +209,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// may keep the bytes, as those of this path, state and range, and answer from what it has kept.
     ///
     /// # Errors
-    /// As [`StoredFile::read_exact_at`].
+    /// As [`ReadAt::read_exact_at`].
     fn read_range(
         &self,
         path: &StorePath,

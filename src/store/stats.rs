@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
 use crate::error::Result;
+use crate::io::ReadAt;
 
 /// What kind of request was made; on object stores each has its own price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,6 +306,18 @@ struct CountingFile {
     stats: Arc<StoreStats>,
 }
 
+impl ReadAt for CountingFile {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let len = buf.len() as u64;
+        let call = || self.inner.read_exact_at(buf, offset);
+        timed(&self.stats, Request::GetRange, call, |()| len)
+    }
+}
+
 impl StoredFile for CountingFile {
     fn opened_meta(&self) -> Meta {
         self.inner.opened_meta()
@@ -312,12 +325,6 @@ impl StoredFile for CountingFile {
 
     fn head(&self) -> Result<Meta> {
         timed(&self.stats, Request::Head, || self.inner.head(), |_| 0)
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let len = buf.len() as u64;
-        let call = || self.inner.read_exact_at(buf, offset);
-        timed(&self.stats, Request::GetRange, call, |()| len)
     }
 
     fn will_read(&self, offset: u64, len: u64) {

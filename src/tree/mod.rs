@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::error::Result;
-use crate::io::{Chunk, Extent};
+use crate::io::ReadAt;
 
 /// What an object *is*, over time: two nodes with equal identities are the same object with the
 /// same content, so the kernel may keep its pages. A restore point that was deleted and made again
@@ -194,23 +194,7 @@ pub trait Directory: Base {
 pub trait File: Base {
     /// Opens the file for one reader. The content cannot change while it is open: when the
     /// storage can no longer give it, reads fail.
-    fn open(&self) -> Result<Arc<dyn OpenFile>>;
-}
-
-/// A file opened by one reader; used from several threads at once.
-pub trait OpenFile: Send + Sync {
-    /// Reads `len` bytes at `offset`, fewer only at the end of the file (none past it). `buf` is a
-    /// scratch buffer of at least `len` bytes that may or may not be used.
-    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk>;
-
-    /// Whether this read would be answered without waiting for storage or decoding.
-    fn is_quick(&self, offset: u64, len: usize) -> bool {
-        let _ = (offset, len);
-        false
-    }
-
-    /// The extent at `offset < size`, for `SEEK_DATA` and `SEEK_HOLE`.
-    fn extent_at(&self, offset: u64) -> Result<Extent>;
+    fn open(&self) -> Result<Arc<dyn ReadAt>>;
 }
 
 /// A symbolic link or a special file.

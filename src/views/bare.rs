@@ -16,7 +16,7 @@ use crate::image::{Disk, DiskContext, DiskStreams};
 use crate::io::ReadAt;
 use crate::repo::layout::VM_BACKUPS;
 use crate::store::{Meta, StorePath};
-use crate::tree::{Attr, Base, File, Identity, Node, OpenFile};
+use crate::tree::{Attr, Base, File, Identity, Node};
 
 /// The directory to open as a store for the image at `path`, and the image's path in it: the
 /// repository's root where the image lies below `xo-vm-backups`, so that its chain may lead
@@ -130,7 +130,7 @@ impl Base for BareDisk {
 }
 
 impl File for BareDisk {
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
         open_disk(self.disk(), self.path.to_string())
     }
 }

@@ -13,7 +13,7 @@ use crate::image::{Disk, DiskReader};
 use crate::io::{Chunk, Extent, ReadAt};
 use crate::repo::{DiskRecord, RestorePoint};
 use crate::store::{Meta, StorePath};
-use crate::tree::{Attr, Base, File, Identity, OpenFile};
+use crate::tree::{Attr, Base, File, Identity};
 
 /// Errors logged per open file: a copy tool that goes on after errors meets thousands.
 const LOGGED_ERRORS: usize = 8;
@@ -139,7 +139,7 @@ impl Base for DiskFile {
 }
 
 impl File for DiskFile {
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
         // The kernel may hold this node for a while: what it promised must still be vouched for.
         let store = self.context.catalogue.store();
         let disk = self.disk();
@@ -162,7 +162,7 @@ impl File for DiskFile {
 }
 
 /// Opens a disk for one reader; what goes wrong, now and later, is logged under `name`.
-pub(super) fn open_disk(disk: Result<Arc<Disk>>, name: String) -> Result<Arc<dyn OpenFile>> {
+pub(super) fn open_disk(disk: Result<Arc<Disk>>, name: String) -> Result<Arc<dyn ReadAt>> {
     let disk = disk.inspect_err(|e| tracing::error!("cannot open disk {name}: {e}"))?;
     if let Some(e) = disk.broken() {
         tracing::error!("disk {name} is readable in part only: {e}");
@@ -194,13 +194,20 @@ impl OpenDisk {
     }
 }
 
-impl OpenFile for OpenDisk {
-    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
-        let result = self.reader.read(offset, len, buf);
+impl ReadAt for OpenDisk {
+    fn len_bytes(&self) -> u64 {
+        self.reader.len_bytes()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let result = self.reader.read_exact_at(buf, offset);
         result.inspect_err(|e| self.log(e))
     }
-    fn is_quick(&self, offset: u64, len: usize) -> bool {
-        self.reader.is_quick(offset, len)
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        let result = self.reader.read_chunk_at(buf, offset);
+        result.inspect_err(|e| self.log(e))
+    }
+    fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
+        self.reader.is_non_blocking(offset, len)
     }
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.disk.extent_at(offset).inspect_err(|e| self.log(e))

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 use super::nodes::point_identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::{Chunk, Extent, ExtentKind};
+use crate::io::ReadAt;
 use crate::repo::Vm;
 use crate::repo::layout::MAX_METADATA_BYTES;
 use crate::store::{Meta, StorePath, StoredFile};
-use crate::tree::{Attr, Base, File, Identity, OpenFile};
+use crate::tree::{Attr, Base, File, Identity};
 
 /// The metadata file of a restore point, in one of its states.
 pub(super) struct JsonFile {
@@ -59,7 +57,7 @@ impl Base for JsonFile {
 impl File for JsonFile {
     /// Reads all of it, so that nothing that happens to the file later is seen by this reader.
     /// What is too long to be metadata is read in place.
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
         let store = self.vm.store();
         if self.meta.len_bytes <= MAX_METADATA_BYTES {
             // A copy may be given, but the server vouches for it now: the listing may be a minute old.
@@ -71,46 +69,30 @@ impl File for JsonFile {
             if meta.version != self.meta.version {
                 return Err(self.changed());
             }
-            return Ok(Arc::new(InMemory(data)));
+            return Ok(Arc::new(data));
         }
         let file = store.open(&self.path)?;
         if file.opened_meta().version != self.meta.version {
             return Err(self.changed());
         }
         let (path, meta) = (self.path.clone(), self.meta);
-        Ok(Arc::new(InPlace { file, path, meta }))
+        Ok(Arc::new(Unchanged { file, path, meta }))
     }
 }
 
-struct InMemory(Bytes);
-
-impl OpenFile for InMemory {
-    fn read(&self, offset: u64, len: usize, _buf: &mut [u8]) -> Result<Chunk> {
-        let start = usize::try_from(offset).map_or(self.0.len(), |o| o.min(self.0.len()));
-        let end = start.saturating_add(len).min(self.0.len());
-        Ok(Chunk::Shared(self.0.slice(start..end)))
-    }
-    fn is_quick(&self, _offset: u64, _len: usize) -> bool {
-        true
-    }
-    fn extent_at(&self, _offset: u64) -> Result<Extent> {
-        Ok(data_to(self.0.len() as u64))
-    }
-}
-
-struct InPlace {
+/// A file that may be written to while it is read: each read counts only if the file is as it was.
+struct Unchanged {
     file: Arc<dyn StoredFile>,
     path: StorePath,
     meta: Meta,
 }
 
-impl OpenFile for InPlace {
-    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
-        let left = self.meta.len_bytes.saturating_sub(offset);
-        let len = len
-            .min(buf.len())
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.file.read_exact_at(&mut buf[..len], offset)?;
+impl ReadAt for Unchanged {
+    fn len_bytes(&self) -> u64 {
+        self.meta.len_bytes
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset)?;
         // After the read: what was read is what was opened only if nothing was written until now.
         if self.file.head()?.version != self.meta.version {
             let e = Error::new(
@@ -119,14 +101,6 @@ impl OpenFile for InPlace {
             );
             return Err(e.with_object(&self.path));
         }
-        Ok(Chunk::Filled(len))
+        Ok(())
     }
-    fn extent_at(&self, _offset: u64) -> Result<Extent> {
-        Ok(data_to(self.meta.len_bytes))
-    }
-}
-
-fn data_to(end: u64) -> Extent {
-    let kind = ExtentKind::Data;
-    Extent { kind, end }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::guest_support::seal::{SUPERBLOCK, crc32c};
 use crate::guest_support::{context, context_of, differences, disk, golden, golden_text, walk};
+use crate::support::reading::read_some;
 use brfs::error::{Error, ErrorKind, Result};
 use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
 use brfs::guestfs::pool::Pool;
@@ -273,12 +274,7 @@ fn read(root: &dyn Directory, name: &str) -> Result<Vec<u8>> {
     let Some(Node::File(file)) = root.lookup(name.as_ref())? else {
         panic!("{name} is not a file");
     };
-    let mut buf = vec![0; 4096];
-    match file.open()?.read(0, 4096, &mut buf)? {
-        brfs::io::Chunk::Filled(count) => buf.truncate(count),
-        brfs::io::Chunk::Shared(bytes) => buf = bytes.to_vec(),
-    }
-    Ok(buf)
+    read_some(&*file.open()?, 0, 4096)
 }
 
 /// The offsets of the sectors that begin with a text.

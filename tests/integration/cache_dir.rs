@@ -10,10 +10,11 @@ use crate::support::chain::{Chain, Storage};
 use crate::support::far::{cached, far, files_of};
 use crate::support::merge::{Cleanup, Merge};
 use crate::support::random_chain::mergeable;
+use crate::support::reading::read_some;
 use crate::support::rng::Rng;
 use crate::support::vhd_dir::Filter;
 use brfs::image::{Disk, DiskContext, DiskGuard};
-use brfs::io::{Chunk, ReadAt};
+use brfs::io::ReadAt;
 use brfs::store::StorePath;
 use tempfile::TempDir;
 
@@ -190,15 +191,12 @@ fn blocks_spoilt_under_an_open_disk_are_fetched_anew() {
     let disk = disk.unwrap();
     let len = disk.len_bytes() as usize;
     let expected = chain.read(layer, 0, len);
-    let mut buf = vec![0; len];
-    let mut read = |what: &str| {
+    let read = |what: &str| {
         let reader = disk.reader();
         for from in (0..len).step_by(4096 * 3) {
             let wanted = &expected[from..len.min(from + 4096 * 3)];
-            match reader.read(from as u64, wanted.len(), &mut buf).unwrap() {
-                Chunk::Filled(count) => assert!(buf[..count] == *wanted, "{what} at {from}"),
-                Chunk::Shared(bytes) => assert!(bytes == *wanted, "{what} at {from}"),
-            }
+            let got = read_some(&reader, from as u64, wanted.len()).unwrap();
+            assert!(got == *wanted, "{what} at {from}");
         }
         assert!(whole(&disk) == expected, "{what}");
     };

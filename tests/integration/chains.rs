@@ -9,12 +9,13 @@ use crate::support::chain::{Chain, Storage};
 use crate::support::far::far;
 use crate::support::merge::{Cleanup, Merge, StateStyle};
 use crate::support::random_chain::{Shape, mergeable};
+use crate::support::reading::read_some;
 use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use crate::support::vhd_dir::Filter;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext, DiskGuard};
-use brfs::io::{Chunk, ExtentKind, ReadAt};
+use brfs::io::{ExtentKind, ReadAt};
 use brfs::store::{LocalStore, StorePath};
 
 const CACHE_BYTES: u64 = 8 << 20;
@@ -26,13 +27,6 @@ fn context(root: &Path) -> Arc<DiskContext> {
 fn path_of(root: &Path, head: &Path) -> StorePath {
     let relative = head.strip_prefix(root).unwrap();
     StorePath::new(relative.to_str().unwrap()).unwrap()
-}
-
-fn bytes(chunk: Chunk, buf: &[u8]) -> Vec<u8> {
-    match chunk {
-        Chunk::Filled(len) => buf[..len].to_vec(),
-        Chunk::Shared(shared) => shared.to_vec(),
-    }
 }
 
 /// Reads at random, and once from the start to the end in pieces as the kernel would.
@@ -52,17 +46,15 @@ fn compare(disk: &Arc<Disk>, chain: &Chain, layer: usize, rng: &mut Rng, random_
     let step = *rng.pick(&[4096usize, 65_536, 131_072, 1 << 20]);
     let mut offset = 0;
     while offset < size {
-        let chunk = reader
-            .read(offset, step, &mut buf)
-            .unwrap_or_else(|e| panic!("{step} at {offset}: {e}"));
-        let got = bytes(chunk, &buf);
+        let got =
+            read_some(&reader, offset, step).unwrap_or_else(|e| panic!("{step} at {offset}: {e}"));
         assert!(
             got == chain.read(layer, offset, step),
             "{step} bytes at {offset} differ in sequence"
         );
         offset += got.len() as u64;
     }
-    assert!(bytes(reader.read(size, 10, &mut buf).unwrap(), &buf).is_empty());
+    assert!(reader.read_exact_at(&mut [0; 2], size - 1).is_err());
     assert!(disk.read_exact_at(&mut [0; 2], size - 1).is_err());
 }
 

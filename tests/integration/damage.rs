@@ -8,6 +8,7 @@ use crate::support::absurd::{self, Case};
 use crate::support::chain::{Chain, Storage};
 use crate::support::damage::{Damage, copy_tree, in_copy, spots};
 use crate::support::hostile;
+use crate::support::reading::read_some;
 use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use crate::support::vhd_dir::Filter;
@@ -31,9 +32,8 @@ fn exercise(disk: &Arc<Disk>) {
     let _ = disk.allocated_bytes();
     let _ = disk.checked_links();
     let reader = disk.reader();
-    let mut buf = vec![0; 1 << 20];
     for offset in [0, 511, 4096, size / 2, size.saturating_sub(1), size] {
-        let _ = reader.read(offset, 70_000, &mut buf);
+        let _ = read_some(&reader, offset, 70_000);
     }
     let mut at = 0;
     for _ in 0..1000 {
@@ -51,21 +51,15 @@ fn exercise(disk: &Arc<Disk>) {
 /// data; and never are a disk's bytes zeros or holes only because something is gone.
 fn check(disk: &Arc<Disk>, chain: &Chain, layer: usize, silent: bool, what: &str) -> usize {
     let mut errors = 0;
-    let mut buf = vec![0; 16_384];
+    const PIECE: usize = 16_384;
     let size = chain.size_bytes(layer);
     assert_eq!(disk.len_bytes(), size, "{what}: size");
     let reader = disk.reader();
-    for offset in (0..size).step_by(buf.len()) {
-        let expected = chain.read(layer, offset, buf.len());
-        match reader.read(offset, expected.len(), &mut buf) {
+    for offset in (0..size).step_by(PIECE) {
+        let expected = chain.read(layer, offset, PIECE);
+        match read_some(&reader, offset, expected.len()) {
             Err(_) => errors += 1,
-            Ok(chunk) => {
-                let got = match &chunk {
-                    brfs::io::Chunk::Filled(len) => &buf[..*len],
-                    brfs::io::Chunk::Shared(bytes) => &bytes[..],
-                };
-                assert!(silent || got == expected, "{what}: wrong bytes at {offset}");
-            }
+            Ok(got) => assert!(silent || got == expected, "{what}: wrong bytes at {offset}"),
         }
     }
     let mut at = 0;

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 
 use crate::support::chain::{Chain, Storage};
 use crate::support::far::{cached, far, files_of, read_whole, set_modified};
+use crate::support::reading::read_some;
 use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext, DiskGuard};
-use brfs::io::{Chunk, ReadAt};
+use brfs::io::ReadAt;
 use brfs::store::{LocalStore, Store, StorePath, open_encrypted};
 
 const BLOCK: u64 = 65_536;
@@ -77,13 +78,9 @@ fn a_scan_fetches_every_block_once_and_many_at_a_time() {
     let disk = context.open_disk(&youngest, None).unwrap();
     let before = store.requests.load(Ordering::Relaxed);
     let reader = disk.reader();
-    let mut buf = vec![0; 128 << 10];
     let mut at = 0;
     while at < disk.len_bytes() {
-        let got = match reader.read(at, 128 << 10, &mut buf).unwrap() {
-            Chunk::Filled(len) => buf[..len].to_vec(),
-            Chunk::Shared(bytes) => bytes.to_vec(),
-        };
+        let got = read_some(&reader, at, 128 << 10).unwrap();
         assert!(got == chain.read(0, at, 128 << 10), "at {at}");
         at += got.len() as u64;
     }

@@ -360,8 +360,8 @@ fn logical_volumes_over_two_disks_and_with_one_missing() {
     };
     let open = linear.open().unwrap();
     let mut buf = vec![0; 4096];
-    assert!(open.read(0, 4096, &mut buf).is_ok());
-    assert!(open.read(8 << 20, 4096, &mut buf).is_err());
+    assert!(open.read_exact_at(&mut buf, 0).is_ok());
+    assert!(open.read_exact_at(&mut buf, 8 << 20).is_err());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::support::catalogue;
 use crate::support::chain::{Chain, Storage};
 use crate::support::far::{far, files_of, old_backup, read_whole, set_modified, youngest_block};
+use crate::support::reading::read_some;
 use crate::support::repo::Vm;
 use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
@@ -91,7 +92,7 @@ fn round_trips_from_the_start_of_a_mount_to_the_first_byte_are_few() {
             panic!("no file");
         };
         assert_eq!(disk.quick_attr().unwrap().size_bytes, 8 << 20);
-        let bytes = disk.open().unwrap().read(0, 1, &mut [0]).unwrap();
+        let bytes = disk.open().unwrap().read_chunk_at(&mut [0], 0).unwrap();
         assert!(matches!(bytes, Chunk::Shared(bytes) if bytes.len() == 1));
         // Root and VMs; what says whether the repository is encrypted; the VM's name and its listing;
         // the point's metadata; the disk's listing; aliases, and whether the point is still there;
@@ -183,13 +184,9 @@ fn a_scan_fetches_every_block_once_and_many_at_a_time() {
         .open_disk(&StorePath::new(name).unwrap(), None)
         .unwrap();
     let reader = disk.reader();
-    let mut buf = vec![0; 128 << 10];
     let mut at = 0;
     while at < disk.len_bytes() {
-        let got = match reader.read(at, 128 << 10, &mut buf).unwrap() {
-            Chunk::Filled(len) => buf[..len].to_vec(),
-            Chunk::Shared(bytes) => bytes.to_vec(),
-        };
+        let got = read_some(&reader, at, 128 << 10).unwrap();
         assert!(got == chain.read(0, at, 128 << 10), "at {at}");
         at += got.len() as u64;
     }

@@ -12,9 +12,10 @@ use crate::support::brfs::{BrfsMount, brfs_json};
 use crate::support::extents::{allocated, data_ranges};
 use crate::support::golden::{self, BareDisk, DATES, Repository, SIZES, Set, VM, VM_FOLDER};
 use crate::support::mountpoint::can_mount;
+use crate::support::reading::read_some;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext};
-use brfs::io::{Chunk, ExtentKind, ReadAt};
+use brfs::io::{ExtentKind, ReadAt};
 use brfs::store::{LocalStore, StorePath};
 use serde_json::Value;
 
@@ -57,21 +58,11 @@ fn open(root: &Path, head: &str) -> Arc<Disk> {
 fn sum_of_disk(disk: &Arc<Disk>) -> String {
     let reader = disk.reader();
     let mut sum = Sum::new();
-    let mut buf = vec![0; 1 << 20];
     let mut at = 0;
     while at < disk.len_bytes() {
-        let chunk = reader.read(at, buf.len(), &mut buf).unwrap();
-        let len = match &chunk {
-            Chunk::Filled(len) => {
-                sum.add(&buf[..*len]);
-                *len
-            }
-            Chunk::Shared(bytes) => {
-                sum.add(bytes);
-                bytes.len()
-            }
-        };
-        at += len as u64;
+        let bytes = read_some(&reader, at, 1 << 20).unwrap();
+        sum.add(&bytes);
+        at += bytes.len() as u64;
     }
     sum.finish()
 }

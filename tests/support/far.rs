@@ -140,13 +140,11 @@ struct FarFile {
     meta: Meta,
 }
 
-impl StoredFile for FarFile {
-    fn opened_meta(&self) -> Meta {
-        self.meta
+impl ReadAt for FarFile {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
     }
-    fn head(&self) -> Result<Meta> {
-        self.store.head(&self.path)
-    }
+
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.store.request("range", &self.path, || {
             let file = self.store.inner.open(&self.path)?;
@@ -155,6 +153,15 @@ impl StoredFile for FarFile {
                 false => Err(Error::new(ErrorKind::Changed, "replaced").with_object(&self.path)),
             }
         })
+    }
+}
+
+impl StoredFile for FarFile {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+    fn head(&self) -> Result<Meta> {
+        self.store.head(&self.path)
     }
     fn is_pinned(&self) -> bool {
         true

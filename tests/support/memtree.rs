@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::io::{Chunk, Extent, ExtentKind};
+use brfs::io::{Chunk, Extent, ExtentKind, ReadAt};
 use brfs::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Leaf, Node, NodeKind,
-    OpenFile,
 };
 use bytes::Bytes;
 
@@ -143,13 +142,24 @@ impl Base for MemFile {
 }
 
 impl File for MemFile {
-    fn open(&self) -> Result<Arc<dyn OpenFile>> {
+    fn open(&self) -> Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(self.clone()))
     }
 }
 
-impl OpenFile for MemFile {
-    fn read(&self, offset: u64, len: usize, buf: &mut [u8]) -> Result<Chunk> {
+impl ReadAt for MemFile {
+    fn len_bytes(&self) -> u64 {
+        self.size
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let chunk = self.read_chunk_at(buf, offset)?;
+        if let Chunk::Shared(bytes) = chunk {
+            buf.copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
+        let len = buf.len();
         std::thread::sleep(self.delay);
         assert!(
             !MemFile::touches(self.panics, offset, len),
@@ -161,8 +171,9 @@ impl OpenFile for MemFile {
         if let Some(shared) = &self.shared {
             return Ok(Chunk::Shared(shared.slice(..len)));
         }
-        let len = if self.short { len - 1 } else { len };
-        let buf = &mut buf[..len];
+        if self.short {
+            return Ok(Chunk::Shared(vec![0; len - 1].into()));
+        }
         buf.fill(0);
         if !self.zeros {
             let end = offset + len as u64;
@@ -172,9 +183,9 @@ impl OpenFile for MemFile {
                 }
             }
         }
-        Ok(Chunk::Filled(len))
+        Ok(Chunk::Filled)
     }
-    fn is_quick(&self, _: u64, _: usize) -> bool {
+    fn is_non_blocking(&self, _: u64, _: usize) -> bool {
         self.quick
     }
     fn extent_at(&self, offset: u64) -> Result<Extent> {

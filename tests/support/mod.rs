@@ -19,6 +19,7 @@
 //! | `damage` | every place that can break, times every way to break it |
 //! | `absurd`, `hostile` | sound containers of absurd or malicious content |
 //! | `memtree`, `mountpoint` | trees in memory and real mounts of them |
+//! | `reading` | nothing: reads as programs make them |
 //! | `brfs`, `extents` | nothing: the program itself, and where files have holes |
 //! | `far` | an object store's behaviour over a directory, and counts of requests |
 //! | `guest`, `md` | disks with a real file system on them, members of md arrays |
@@ -46,6 +47,7 @@ pub mod merge;
 pub mod merge_file;
 pub mod mountpoint;
 pub mod random_chain;
+pub mod reading;
 pub mod records;
 pub mod repo;
 pub mod rng;

@@ -15,9 +15,9 @@ use fs_ntfs::read;
 use super::from_ntfs;
 use super::volume::{NUMBER_MASK, Volume};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::chunked::ChunkedFile;
 use crate::guestfs::device::{Cached, Device};
 use crate::guestfs::run_file::{Run, RunFile, RunMap};
-use crate::guestfs::window::{WindowFile, WindowRead};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
 
 const FLAG_COMPRESSED: u16 = 0x00FF;
@@ -112,7 +112,7 @@ impl Stream {
         let len = clusters.len_bytes;
         if clusters.flags & FLAG_COMPRESSED != 0 {
             let source = Compressed::new(volume.device.clone(), clusters, boot.cluster_size)?;
-            return Ok(Arc::new(WindowFile::new(source, len)?));
+            return Ok(Arc::new(ChunkedFile::new(source)?));
         }
         let map = Plain {
             clusters,
@@ -452,8 +452,12 @@ impl Compressed {
     }
 }
 
-impl WindowRead for Compressed {
-    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+impl ReadAt for Compressed {
+    fn len_bytes(&self) -> u64 {
+        self.clusters.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let unit_bytes = self.unit_clusters * self.cluster_bytes;
         let mut done = 0;
         while done < buf.len() {
@@ -473,7 +477,7 @@ impl WindowRead for Compressed {
     }
 
     /// A hole is whole units without clusters, and what was never written.
-    fn extent(&self, offset: u64) -> Result<Extent> {
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
         let unit_bytes = self.unit_clusters * self.cluster_bytes;
         let unit_start = offset - offset % unit_bytes;
         let unit_end = unit_start.saturating_add(unit_bytes);
@@ -558,7 +562,7 @@ mod tests {
         let device = Arc::new(Device::new(Arc::new(vec![0; 100 * 512])));
         let len = clusters.len_bytes;
         let stream = Compressed::new(device, clusters, 512).unwrap();
-        let file = WindowFile::new(stream, len).unwrap();
+        let file = ChunkedFile::new(stream).unwrap();
         let mut found = Vec::new();
         let mut at = 0;
         while at < len {

@@ -24,11 +24,11 @@ use fs_ntfs::mft_io;
 use fs_ntfs::read;
 use fs_ntfs::upcase::UpcaseTable;
 
+use super::chunked::ChunkedFile;
 use super::device::Device;
 use super::guard::{Budget, Outcome, guarded};
 use super::recent::Recent;
 use super::utf16;
-use super::window::WindowFile;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -170,7 +170,7 @@ impl NtfsFs {
         let len_bytes = stream("")?.len_bytes();
         let packed = stream(wof::STREAM)?.into_content(&self.volume)?;
         let chunks = wof::Chunks::new(packed, algorithm, len_bytes)?;
-        Ok(Arc::new(WindowFile::new(chunks, len_bytes)?))
+        Ok(Arc::new(ChunkedFile::new(chunks)?))
     }
 }
 

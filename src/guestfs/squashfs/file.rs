@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::{ErrorKind, Result};
-use crate::guestfs::window::WindowRead;
-use crate::io::{Extent, ExtentKind, read_pieces};
+use crate::io::{Extent, ExtentKind, ReadAt, read_pieces};
 
 /// The place of a block is found from the last of these before it.
 const STEP: usize = 256;
@@ -140,8 +139,12 @@ fn stored_bytes(word: u32) -> u64 {
     u64::from(word & 0x00FF_FFFF)
 }
 
-impl WindowRead for Content {
-    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+impl ReadAt for Content {
+    fn len_bytes(&self) -> u64 {
+        self.layout.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let locate = |at: u64| {
             let start = at - at % self.block_bytes;
             let len = self.block_bytes.min(self.layout.len_bytes - start) as usize;
@@ -160,7 +163,7 @@ impl WindowRead for Content {
     }
 
     /// Blocks that were never written are holes; what is in a fragment is data.
-    fn extent(&self, offset: u64) -> Result<Extent> {
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
         let number = (offset / self.block_bytes) as usize;
         let Some(words @ [first, ..]) = self.words.get(number..) else {
             return Ok(Extent {

@@ -16,9 +16,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
+use super::chunked::ChunkedFile;
 use super::device::Device;
 use super::listings::Listings;
-use super::window::WindowFile;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
@@ -209,8 +209,7 @@ impl GuestFs for SquashFs {
                     .map(|word| u32::from_le_bytes(*word)),
             );
         }
-        let len = layout.len_bytes;
         let content = Content::new(self.blocks.clone(), self.fragments.clone(), layout, words)?;
-        Ok(Arc::new(WindowFile::new(content, len)?))
+        Ok(Arc::new(ChunkedFile::new(content)?))
     }
 }

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::object::has_etag;
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::io::check_range;
+use crate::io::{ReadAt, check_range};
 use crate::store::{Entry, Meta, StorePath, StoreTraits, StoredFile};
 
 /// Longer reads are made of pieces, so that a lost connection does not cost all of one.
@@ -164,13 +164,9 @@ struct RemoteFile<C> {
     meta: Meta,
 }
 
-impl<C: Objects> StoredFile for RemoteFile<C> {
-    fn opened_meta(&self) -> Meta {
-        self.meta
-    }
-
-    fn head(&self) -> Result<Meta> {
-        self.shared.head(&self.path)
+impl<C: Objects> ReadAt for RemoteFile<C> {
+    fn len_bytes(&self) -> u64 {
+        self.opened_meta().len_bytes
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -181,6 +177,16 @@ impl<C: Objects> StoredFile for RemoteFile<C> {
             at += piece.len() as u64;
         }
         Ok(())
+    }
+}
+
+impl<C: Objects> StoredFile for RemoteFile<C> {
+    fn opened_meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn head(&self) -> Result<Meta> {
+        self.shared.head(&self.path)
     }
 
     fn read_bytes_at(&self, offset: u64, len: usize) -> Result<Bytes> {

@@ -21,6 +21,8 @@ use brfs::io::ReadAt;
 use brfs::tree::{Directory, File, Node, NodeKind};
 use sha2::{Digest, Sha256};
 
+use crate::support::reading::read_some;
+
 /// A plain file as a disk.
 pub struct Image(std::fs::File, u64);
 
@@ -143,28 +145,20 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reads a whole file through `OpenFile::read`, in pieces of odd and of usual sizes.
+/// Reads a whole file through `ReadAt`, in pieces of odd and of usual sizes.
 pub fn digest(file: &dyn File) -> Result<String> {
     let size = file.attr()?.size_bytes;
     let open = file.open()?;
     let mut hasher = Sha256::new();
-    let mut buf = vec![0; 1 << 20];
     let mut offset = 0;
     let mut step = 0;
     while offset < size {
         let len = [131_072, 1 << 20, 4096, 1000, 1 << 20][step % 5];
         step += 1;
-        match open.read(offset, len, &mut buf)? {
-            brfs::io::Chunk::Filled(n) => {
-                assert!(n > 0, "a short read before the end");
-                hasher.update(&buf[..n]);
-                offset += n as u64;
-            }
-            brfs::io::Chunk::Shared(bytes) => {
-                hasher.update(&bytes);
-                offset += bytes.len() as u64;
-            }
-        }
+        let bytes = read_some(&*open, offset, len)?;
+        assert!(!bytes.is_empty(), "a short read before the end");
+        hasher.update(&bytes);
+        offset += bytes.len() as u64;
     }
     Ok(hex(&hasher.finalize()))
 }
@@ -176,7 +170,6 @@ fn check_extents(file: &dyn File) -> Result<()> {
     let size = attr.size_bytes;
     let open = file.open()?;
     let mut offset = 0;
-    let mut buf = vec![0; 4096];
     while offset < size {
         let extent = open.extent_at(offset)?;
         assert!(extent.end > offset && extent.end <= size);
@@ -185,9 +178,8 @@ fn check_extents(file: &dyn File) -> Result<()> {
         } else {
             for at in [offset, extent.end.saturating_sub(4096).max(offset)] {
                 let len = (extent.end - at).min(4096) as usize;
-                if let brfs::io::Chunk::Filled(n) = open.read(at, len, &mut buf)? {
-                    assert!(buf[..n].iter().all(|&b| b == 0), "data in a hole");
-                }
+                let bytes = read_some(&*open, at, len)?;
+                assert!(bytes.iter().all(|&b| b == 0), "data in a hole");
             }
         }
         offset = extent.end;

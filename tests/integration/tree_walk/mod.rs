@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use crate::support::reading::read_some;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::io::Chunk;
 use brfs::store::{Entry, LocalStore, Meta, Store, StorePath, StoreTraits, StoredFile};
 use brfs::tree::{File, Node, NodeKind};
 use bytes::Bytes;
@@ -67,16 +67,13 @@ pub fn read_all(node: &Node) -> Vec<u8> {
     let file = file(node);
     let size = file.attr().unwrap().size_bytes;
     let open = file.open().unwrap();
-    let mut buf = vec![0; 100_003];
     let mut all = Vec::new();
     loop {
-        let len = buf.len();
-        match open.read(all.len() as u64, len, &mut buf).unwrap() {
-            Chunk::Filled(0) => break,
-            Chunk::Filled(n) => all.extend_from_slice(&buf[..n]),
-            Chunk::Shared(bytes) if bytes.is_empty() => break,
-            Chunk::Shared(bytes) => all.extend_from_slice(&bytes),
+        let bytes = read_some(&*open, all.len() as u64, 100_003).unwrap();
+        if bytes.is_empty() {
+            break;
         }
+        all.extend_from_slice(&bytes);
     }
     assert_eq!(all.len() as u64, size);
     all

@@ -16,7 +16,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::window::WindowRead;
 use crate::io::{Extent, ExtentKind, ReadAt};
 
 /// The stream with the chunks.
@@ -180,8 +179,12 @@ impl Chunks {
     }
 }
 
-impl WindowRead for Chunks {
-    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+impl ReadAt for Chunks {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         if buf.is_empty() {
             return Ok(());
         }
@@ -214,7 +217,7 @@ impl WindowRead for Chunks {
     }
 
     /// Windows tells nothing of holes in such a file.
-    fn extent(&self, _offset: u64) -> Result<Extent> {
+    fn extent_at(&self, _offset: u64) -> Result<Extent> {
         Ok(Extent {
             kind: ExtentKind::Data,
             end: u64::MAX,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::guestfs::window::WindowFile;
+use crate::guestfs::chunked::ChunkedFile;
 
 fn reparse(numbers: [u32; 4]) -> Vec<u8> {
     let head = [0x17, 0, 0, 0x80, 16, 0, 0, 0];
@@ -90,7 +90,7 @@ fn files_of_four_gib_have_wide_tables() {
         tail: b"tail!".to_vec(),
     };
     let chunks = Chunks::new(Arc::new(wide), algorithm, len).unwrap();
-    let file = WindowFile::new(chunks, len).unwrap();
+    let file = ChunkedFile::new(chunks).unwrap();
     let mut buf = vec![0; 100_000];
     for offset in [0, 1, chunk_bytes - 1, 1 << 31, (4 << 30) - 100_000] {
         buf.fill(0);
@@ -103,12 +103,12 @@ fn files_of_four_gib_have_wide_tables() {
 }
 
 /// A file in chunks that are stored as they are, with this table.
-fn stored(places: &[u32], content: &[u8]) -> Result<WindowFile<Chunks>> {
+fn stored(places: &[u32], content: &[u8]) -> Result<ChunkedFile<Chunks>> {
     let mut stream: Vec<u8> = places.iter().flat_map(|at| at.to_le_bytes()).collect();
     stream.extend_from_slice(content);
     let len = content.len() as u64;
     let chunks = Chunks::new(Arc::new(stream), Algorithm::Xpress4K, len)?;
-    WindowFile::new(chunks, len)
+    ChunkedFile::new(chunks)
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_table_that_makes_no_sense_is_an_error_and_its_neighbours_are_read() {
     // The stream ends within the table, and within a chunk.
     assert!(Chunks::new(Arc::new(vec![0; 11]), Algorithm::Xpress4K, 4 * 4096).is_err());
     let cut = Chunks::new(Arc::new(vec![0; 12]), Algorithm::Xpress4K, 4 * 4096).unwrap();
-    let cut = WindowFile::new(cut, 4 * 4096).unwrap();
+    let cut = ChunkedFile::new(cut).unwrap();
     assert!(cut.read_exact_at(&mut [0; 1], 3 * 4096).is_err());
 }
 

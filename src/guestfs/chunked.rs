@@ -1,8 +1,8 @@
 //! A guest file that its reader can only give in pieces, at a cost per call.
 //!
 //! Readers that unpack (compressed NTFS) do the work of a whole unit, and of finding it, for every call. A
-//! file is read here in windows of 1 MiB, and the last few are kept, so that a kernel reading 128 KiB at a
-//! time pays once per window. Of a damaged window, what is asked for is read by itself: only the damaged
+//! file is read here in chunks of 1 MiB, and the last few are kept, so that a kernel reading 128 KiB at a
+//! time pays once per chunk. Of a damaged chunk, what is asked for is read by itself: only the damaged
 //! units of it fail.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,48 +11,40 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
 /// A multiple of every unit of compression (64 KiB).
-const WINDOW_BYTES: u64 = 1 << 20;
-/// Windows kept by one open file; readers on several threads need more than one.
-const WINDOWS: usize = 4;
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Chunks kept by one open file; readers on several threads need more than one.
+const CHUNKS: usize = 4;
 
-/// Gives a part of a file.
-pub trait WindowRead: Send + Sync {
-    /// Fills the buffer with the bytes at `offset`, which all lie within the file.
-    fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()>;
-
-    /// The extent at an offset within the file; its end may lie behind that of the file.
-    fn extent(&self, offset: u64) -> Result<Extent>;
-}
-
-/// A window's number and its bytes, `None` where they are damaged.
+/// A chunk's number and its bytes, `None` where they are damaged.
 type Kept = (u64, Option<Arc<[u8]>>);
 
-/// A file in windows.
-pub struct WindowFile<S> {
+/// A file in chunks.
+pub struct ChunkedFile<S> {
     source: S,
     len_bytes: u64,
     /// The one used last in front.
     kept: Mutex<Vec<Kept>>,
 }
 
-impl<S: WindowRead> WindowFile<S> {
-    /// A file of `len_bytes` bytes.
+impl<S: ReadAt> ChunkedFile<S> {
+    /// The file that `source` gives in pieces of any size. (Its extents may end behind its end.)
     ///
     /// # Errors
     /// `Corrupt` for a length that no file can have.
-    pub fn new(source: S, len_bytes: u64) -> Result<Self> {
+    pub fn new(source: S) -> Result<Self> {
+        let len_bytes = source.len_bytes();
         if i64::try_from(len_bytes).is_err() {
             return Err(Error::corrupt("a file says it has more than 2^63 bytes"));
         }
-        Ok(WindowFile {
+        Ok(ChunkedFile {
             source,
             len_bytes,
             kept: Mutex::new(Vec::new()),
         })
     }
 
-    /// A window, `None` for one that is damaged.
-    fn window(&self, number: u64) -> Result<Option<Arc<[u8]>>> {
+    /// A chunk, `None` for one that is damaged.
+    fn chunk(&self, number: u64) -> Result<Option<Arc<[u8]>>> {
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
@@ -62,21 +54,21 @@ impl<S: WindowRead> WindowFile<S> {
                 return Ok(bytes);
             }
         }
-        let start = number * WINDOW_BYTES;
-        let mut bytes = vec![0; WINDOW_BYTES.min(self.len_bytes - start) as usize];
-        let bytes: Option<Arc<[u8]>> = match self.source.read_window(&mut bytes, start) {
+        let start = number * CHUNK_BYTES;
+        let mut bytes = vec![0; CHUNK_BYTES.min(self.len_bytes - start) as usize];
+        let bytes: Option<Arc<[u8]>> = match self.source.read_exact_at(&mut bytes, start) {
             Ok(()) => Some(bytes.into()),
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             Err(error) => return Err(error),
         };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.truncate(WINDOWS - 1);
+        kept.truncate(CHUNKS - 1);
         kept.insert(0, (number, bytes.clone()));
         Ok(bytes)
     }
 }
 
-impl<S: WindowRead> ReadAt for WindowFile<S> {
+impl<S: ReadAt> ReadAt for ChunkedFile<S> {
     fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
@@ -84,23 +76,23 @@ impl<S: WindowRead> ReadAt for WindowFile<S> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(offset, buf.len() as u64, self.len_bytes)?;
         let locate = |at: u64| {
-            let start = at - at % WINDOW_BYTES;
-            let window = self.window(at / WINDOW_BYTES)?;
-            Ok((window, self.len_bytes.min(start + WINDOW_BYTES)))
+            let start = at - at % CHUNK_BYTES;
+            let chunk = self.chunk(at / CHUNK_BYTES)?;
+            Ok((chunk, self.len_bytes.min(start + CHUNK_BYTES)))
         };
-        read_pieces(buf, offset, locate, |window, now, offset| {
-            let Some(window) = window else {
-                return self.source.read_window(now, offset);
+        read_pieces(buf, offset, locate, |chunk, now, offset| {
+            let Some(chunk) = chunk else {
+                return self.source.read_exact_at(now, offset);
             };
-            let within = (offset % WINDOW_BYTES) as usize;
-            now.copy_from_slice(&window[within..within + now.len()]);
+            let within = (offset % CHUNK_BYTES) as usize;
+            now.copy_from_slice(&chunk[within..within + now.len()]);
             Ok(())
         })
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         check_range(offset, 1, self.len_bytes)?;
-        let extent = self.source.extent(offset)?;
+        let extent = self.source.extent_at(offset)?;
         Ok(Extent {
             end: extent.end.min(self.len_bytes),
             ..extent
@@ -115,16 +107,19 @@ mod tests {
     use super::*;
     use crate::io::ExtentKind;
 
-    struct Counted(AtomicUsize);
-    impl WindowRead for Counted {
-        fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-            self.0.fetch_add(1, Ordering::Relaxed);
+    struct Counted(u64, AtomicUsize);
+    impl ReadAt for Counted {
+        fn len_bytes(&self) -> u64 {
+            self.0
+        }
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            self.1.fetch_add(1, Ordering::Relaxed);
             for (index, byte) in buf.iter_mut().enumerate() {
                 *byte = ((offset as usize + index) % 251) as u8;
             }
             Ok(())
         }
-        fn extent(&self, _: u64) -> Result<Extent> {
+        fn extent_at(&self, _: u64) -> Result<Extent> {
             Ok(Extent {
                 kind: ExtentKind::Data,
                 end: u64::MAX,
@@ -133,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn sequential_reads_cost_one_call_per_window() {
-        let len = 3 * WINDOW_BYTES + 77;
-        let file = WindowFile::new(Counted(AtomicUsize::new(0)), len).unwrap();
+    fn sequential_reads_cost_one_call_per_chunk() {
+        let len = 3 * CHUNK_BYTES + 77;
+        let file = ChunkedFile::new(Counted(len, AtomicUsize::new(0))).unwrap();
         let mut offset = 0;
         let mut buf = vec![0; 100_000];
         while offset < len {
@@ -144,7 +139,7 @@ mod tests {
             assert!((0..take).all(|i| buf[i] == ((offset as usize + i) % 251) as u8));
             offset += take as u64;
         }
-        assert_eq!(file.source.0.load(Ordering::Relaxed), 4);
+        assert_eq!(file.source.1.load(Ordering::Relaxed), 4);
         assert!(file.read_exact_at(&mut buf, len - 1).is_err());
         assert_eq!(file.extent_at(5).unwrap().end, len);
         assert!(file.extent_at(len).is_err());
@@ -152,8 +147,11 @@ mod tests {
 
     /// A file with one bad byte, that kind of bad, and how many bytes were asked of it.
     struct Damaged(u64, ErrorKind, AtomicUsize);
-    impl WindowRead for Damaged {
-        fn read_window(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    impl ReadAt for Damaged {
+        fn len_bytes(&self) -> u64 {
+            2 * CHUNK_BYTES
+        }
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
             self.2.fetch_add(buf.len(), Ordering::Relaxed);
             buf.fill(7);
             match (offset..offset + buf.len() as u64).contains(&self.0) {
@@ -161,21 +159,18 @@ mod tests {
                 false => Ok(()),
             }
         }
-        fn extent(&self, _: u64) -> Result<Extent> {
-            unreachable!()
-        }
     }
 
     #[test]
     fn only_what_is_damaged_fails() {
-        let len = 2 * WINDOW_BYTES;
-        let bad = WINDOW_BYTES + 5000;
-        let file = |kind| WindowFile::new(Damaged(bad, kind, AtomicUsize::new(0)), len).unwrap();
+        let len = 2 * CHUNK_BYTES;
+        let bad = CHUNK_BYTES + 5000;
+        let file = |kind| ChunkedFile::new(Damaged(bad, kind, AtomicUsize::new(0))).unwrap();
         let damaged = file(ErrorKind::Corrupt);
         let mut buf = [0; 4096];
         for (offset, is_read) in [
-            (WINDOW_BYTES - 4000, true),
-            (WINDOW_BYTES, true),
+            (CHUNK_BYTES - 4000, true),
+            (CHUNK_BYTES, true),
             (bad - 4096, true),
             (bad - 4095, false),
             (bad, false),
@@ -186,15 +181,15 @@ mod tests {
             assert_eq!(damaged.read_exact_at(&mut buf, offset).is_ok(), is_read);
             assert!(!is_read || buf == [7; 4096], "{offset}");
         }
-        // Both windows once, and what was asked of the second one, by itself.
+        // Both chunks once, and what was asked of the second one, by itself.
         let asked = damaged.source.2.load(Ordering::Relaxed) as u64;
         assert_eq!(asked, len + 96 + 6 * 4096);
         // What may pass is no damage.
         let away = file(ErrorKind::Transient);
         for asked in 1..3 {
-            assert!(away.read_exact_at(&mut buf, WINDOW_BYTES).is_err());
+            assert!(away.read_exact_at(&mut buf, CHUNK_BYTES).is_err());
             let all = away.source.2.load(Ordering::Relaxed) as u64;
-            assert_eq!(all, asked * WINDOW_BYTES);
+            assert_eq!(all, asked * CHUNK_BYTES);
         }
     }
 }
