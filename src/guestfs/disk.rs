@@ -1,7 +1,7 @@
 //! The entry for `views`: a disk as a directory, and the volume groups over several disks.
 //!
-//! Nothing here does I/O before a directory is entered: a disk is opened and its table read on the
-//! first listing or look-up in it, a volume's file system on the first one in that.
+//! Nothing here does I/O for a mere name. A disk is opened and its table read when its directory is entered or
+//! asked for its attributes, and a volume's file system likewise: both may be a guest's root directory.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::node::{GuestOptions, GuestTree};
 use super::pool::{Pool, Pooled};
+use super::root::{PROBLEM, RootDir, is_lasting, sealed};
 use super::siblings::{other_volumes, search};
 use super::{is_readable, open_among};
 use crate::error::{Error, ErrorKind, Result};
@@ -130,7 +131,7 @@ impl Children {
 /// What a scan of a disk gave.
 enum Scanned {
     Partitions(Children),
-    Whole(Arc<GuestTree>),
+    Whole(RootDir),
     Nothing,
 }
 
@@ -151,12 +152,12 @@ impl DiskDir {
                 tracing::warn!(subject = %problem.subject, "{}", problem.message);
             }
             if found.table == TableKind::None {
-                return Ok(match is_readable(found.content) {
-                    true => {
-                        Scanned::Whole(guest_tree(&self.context, &self.name, found.content, disk))
-                    }
-                    false => Scanned::Nothing,
-                });
+                if !is_readable(found.content) {
+                    return Ok(Scanned::Nothing);
+                }
+                let tree = guest_tree(&self.context, &self.name, found.content, disk);
+                let root = RootDir::new(self.identity(), self.context.time, tree);
+                return Ok(Scanned::Whole(root));
             }
             let mut children = Vec::new();
             for part in found.partitions {
@@ -195,11 +196,9 @@ fn push_volume(
     }));
     children.push((format!("{name}.raw"), raw));
     if is_readable(content) {
-        let dir = Node::Dir(Arc::new(VolumeDir {
-            identity: Identity::Named(context.identity_of(place)),
-            time: context.time,
-            tree: guest_tree(context, place, content, volume),
-        }));
+        let identity = Identity::Named(context.identity_of(place));
+        let tree = guest_tree(context, place, content, volume);
+        let dir = Node::Dir(Arc::new(RootDir::new(identity, context.time, tree)));
         children.push((name.to_string(), dir));
     }
 }
@@ -254,7 +253,38 @@ impl Base for DiskDir {
     }
 
     fn attr(&self) -> Result<Attr> {
-        Ok(Attr::dir(self.context.time))
+        let scanned = match self.scan() {
+            Ok(scanned) => scanned,
+            Err(error) => return sealed(self.context.options, self.context.time, error),
+        };
+        match &*scanned {
+            Scanned::Whole(root) => root.attr(),
+            Scanned::Partitions(_) | Scanned::Nothing => Ok(Attr::dir(self.context.time)),
+        }
+    }
+
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        match self.scan() {
+            Ok(scanned) => match &*scanned {
+                Scanned::Whole(root) => root.xattr_names(),
+                Scanned::Partitions(_) | Scanned::Nothing => Ok(Vec::new()),
+            },
+            Err(error) if is_lasting(&error) => Ok(vec![PROBLEM.into()]),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        match self.scan() {
+            Ok(scanned) => match &*scanned {
+                Scanned::Whole(root) => root.xattr(name),
+                Scanned::Partitions(_) | Scanned::Nothing => Ok(None),
+            },
+            Err(error) if is_lasting(&error) => {
+                Ok((name == PROBLEM).then(|| error.to_string().into_bytes()))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -262,7 +292,7 @@ impl Directory for DiskDir {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
         match &*self.scan()? {
             Scanned::Partitions(children) => Ok(children.lookup(name)),
-            Scanned::Whole(tree) => tree.lookup_in_root(name),
+            Scanned::Whole(root) => root.lookup(name),
             Scanned::Nothing => Ok(None),
         }
     }
@@ -270,47 +300,16 @@ impl Directory for DiskDir {
     fn list(&self) -> Result<Box<dyn DirStream>> {
         match &*self.scan()? {
             Scanned::Partitions(children) => Ok(children.list()),
-            Scanned::Whole(tree) => tree.list_root(),
+            Scanned::Whole(root) => root.list(),
             Scanned::Nothing => Ok(Box::new(EntryList::new(Vec::new()))),
         }
     }
 
     fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
         match &*self.scan().ok()? {
-            Scanned::Whole(tree) => Some(tree.nodes(entries)),
+            Scanned::Whole(root) => root.nodes(entries),
             _ => None,
         }
-    }
-}
-
-/// The root directory of a volume's file system, which is opened when it is entered.
-struct VolumeDir {
-    identity: Identity,
-    time: SystemTime,
-    tree: Arc<GuestTree>,
-}
-
-impl Base for VolumeDir {
-    fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    fn attr(&self) -> Result<Attr> {
-        Ok(Attr::dir(self.time))
-    }
-}
-
-impl Directory for VolumeDir {
-    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
-        self.tree.lookup_in_root(name)
-    }
-
-    fn list(&self) -> Result<Box<dyn DirStream>> {
-        self.tree.list_root()
-    }
-
-    fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
-        Some(self.tree.nodes(entries))
     }
 }
 

@@ -25,6 +25,7 @@ pub mod node;
 pub mod ntfs;
 pub mod pool;
 mod recent;
+mod root;
 mod run_file;
 mod siblings;
 mod squashfs;

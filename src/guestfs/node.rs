@@ -46,6 +46,12 @@ impl GuestOptions {
             (false, true) => bits | bits >> 3 | bits >> 6,
         }
     }
+
+    /// What a directory is shown with at least, whatever the guest's own mode is; under the guest's own owners,
+    /// what the mount's owner needs.
+    pub(super) fn least_of_dir(self) -> u16 {
+        0o500 | self.added(NodeKind::Dir)
+    }
 }
 
 /// A mounted guest file system: what its nodes share.
@@ -67,6 +73,11 @@ impl GuestTree {
         })
     }
 
+    /// How its files are presented.
+    pub(super) fn options(&self) -> GuestOptions {
+        self.options
+    }
+
     /// Looks a name up in the root directory.
     ///
     /// # Errors
@@ -85,16 +96,21 @@ impl GuestTree {
         self.list(root)
     }
 
-    /// The root directory as a node.
+    /// The root directory itself, with the attributes of its inode.
     ///
     /// # Errors
     /// When the file system cannot be opened or its root cannot be read.
-    pub fn root(self: &Arc<Self>) -> Result<Node> {
+    pub fn root(self: &Arc<Self>) -> Result<Arc<dyn Directory>> {
         let (inode, attr) = self.fs.with(|fs| {
             let root = fs.root();
             Ok((root, fs.attr(root)?))
         })?;
-        Ok(self.node(inode, attr))
+        match self.node(inode, attr) {
+            Node::Dir(dir) => Ok(dir),
+            _ => Err(Error::corrupt(
+                "the root of the file system is no directory",
+            )),
+        }
     }
 
     fn lookup(self: &Arc<Self>, dir: GuestInode, name: &OsStr) -> Result<Option<Node>> {

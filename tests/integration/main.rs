@@ -20,6 +20,7 @@ mod first_contact;
 mod fuse_mount;
 mod fuzz_bodies;
 mod guest_mount;
+mod guest_root;
 mod guest_support;
 mod guestfs_mutation;
 mod guestfs_walk;
