@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::detect::{TableKind, read_table};
+use super::detect::{Layout, TableKind, lay_out};
 use super::lvm::{PhysicalVolume, VolumeGroup, assemble_groups};
 use super::md::{Array, Member, assemble_arrays};
 use super::signature::{Content, identify, identify_partition};
@@ -30,7 +30,8 @@ pub struct DiskVolumes {
     pub name: String,
     /// The kind of its partition table.
     pub table: TableKind,
-    /// What the disk itself holds when it has no table.
+    /// What the disk itself holds when it has no table; a member of an array also when it has one, where nothing tells
+    /// which of the two is newer.
     pub content: Content,
     /// Its partitions.
     pub partitions: Vec<PartitionVolume>,
@@ -43,6 +44,10 @@ pub struct PartitionVolume {
     pub partition: Partition,
     /// What it holds.
     pub content: Content,
+    /// Whether it could be read where that is seen.
+    pub is_identified: bool,
+    /// What is wrong with it, though it is shown.
+    pub problems: Vec<String>,
     /// Its bytes.
     pub volume: Arc<dyn ReadAt>,
 }
@@ -56,17 +61,13 @@ pub fn scan_disk(
     disk: &Arc<dyn ReadAt>,
     problems: &mut Vec<Problem>,
 ) -> Result<DiskVolumes> {
-    let table = read_table(&**disk)?;
+    let Layout { table, content } = lay_out(&**disk)?;
     for problem in table.problems {
         problems.push(Problem::new(
             format!("{name}: {}", problem.subject),
             problem.message,
         ));
     }
-    let content = match table.kind {
-        TableKind::None => identify(&**disk)?,
-        _ => Content::Unknown,
-    };
     let mut partitions = Vec::new();
     for partition in table.partitions {
         let volume: Arc<dyn ReadAt> = Arc::new(Slice::new(
@@ -74,9 +75,13 @@ pub fn scan_disk(
             partition.start_bytes,
             partition.len_bytes,
         )?);
+        let mut own = partition.problems.clone();
+        let mut is_identified = true;
         let content = match identify_partition(&partition, &*volume) {
             Ok(content) => content,
             Err(error) => {
+                is_identified = false;
+                own.push(error.to_string());
                 problems.push(Problem::new(
                     format!("{name}/part{}", partition.number),
                     error.to_string(),
@@ -87,6 +92,8 @@ pub fn scan_disk(
         partitions.push(PartitionVolume {
             partition,
             content,
+            is_identified,
+            problems: own,
             volume,
         });
     }
@@ -101,16 +108,14 @@ pub fn scan_disk(
 /// A volume, and where it is: `xvda/part1`, `md/NAME`, `lvm/GROUP/NAME`.
 pub type PlacedVolume = (String, Arc<dyn ReadAt>);
 
-/// A disk itself, or its partitions, with what each holds.
+/// A disk itself, its partitions, or both, with what each holds.
 fn volumes_of(found: &DiskVolumes, disk: &Arc<dyn ReadAt>) -> Vec<(Content, PlacedVolume)> {
-    if found.table == TableKind::None {
-        return vec![(found.content, (found.name.clone(), disk.clone()))];
-    }
     let place = |part: &PartitionVolume| format!("{}/part{}", found.name, part.partition.number);
     let parts = found.partitions.iter();
-    parts
-        .map(|part| (part.content, (place(part), part.volume.clone())))
-        .collect()
+    let parts = parts.map(|part| (part.content, (place(part), part.volume.clone())));
+    let is_volume = found.table == TableKind::None || found.content == Content::MdMember;
+    let whole = is_volume.then(|| (found.content, (found.name.clone(), disk.clone())));
+    whole.into_iter().chain(parts).collect()
 }
 
 /// Those with this content.

@@ -22,16 +22,28 @@ struct Header {
     array_crc: u32,
 }
 
+/// The partitions of a GPT.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Partitions by rising number.
+    pub partitions: Vec<Partition>,
+    /// Whether only the copy at the end of the disk is sound.
+    pub is_backup: bool,
+}
+
 /// The partitions of a GPT, `None` when there is no sound table at either place.
 ///
 /// # Errors
 /// Only when the disk cannot be read.
-pub fn read(disk: &dyn ReadAt, problems: &mut Vec<Problem>) -> Result<Option<Vec<Partition>>> {
+pub fn read(disk: &dyn ReadAt, problems: &mut Vec<Problem>) -> Result<Option<Found>> {
     let mut alternates = Vec::new();
     for sector_bytes in SECTOR_SIZES {
         if let Some(header) = read_header(disk, sector_bytes, 1)? {
             if let Some(array) = read_array(disk, sector_bytes, &header)? {
-                return Ok(Some(parse(disk, sector_bytes, &header, &array, problems)));
+                return Ok(Some(Found {
+                    partitions: parse(disk, sector_bytes, &header, &array, problems),
+                    is_backup: false,
+                }));
             }
             alternates.push((sector_bytes, header.backup_lba));
         }
@@ -51,7 +63,10 @@ pub fn read(disk: &dyn ReadAt, problems: &mut Vec<Problem>) -> Result<Option<Vec
                 "partition table",
                 "the first GPT is damaged or missing; the backup at the end of the disk is used",
             ));
-            return Ok(Some(parse(disk, sector_bytes, &header, &array, problems)));
+            return Ok(Some(Found {
+                partitions: parse(disk, sector_bytes, &header, &array, problems),
+                is_backup: true,
+            }));
         }
     }
     Ok(None)
@@ -132,8 +147,8 @@ fn parse(
             ));
             continue;
         };
-        let Some(len_bytes) = super::detect::clip(disk, number, start_bytes, len_bytes, problems)
-        else {
+        let clipped = super::detect::clip(disk, number, start_bytes, len_bytes, problems);
+        let Some((len_bytes, problem)) = clipped else {
             continue;
         };
         let name = parse_name(&entry[56..128]);
@@ -141,6 +156,7 @@ fn parse(
             number,
             start_bytes,
             len_bytes,
+            problems: problem.into_iter().collect(),
             kind: PartitionType::Gpt(guid(entry, 0)),
             name: (!name.is_empty()).then_some(name),
             guid: Some(guid(entry, 16)),
@@ -238,7 +254,7 @@ pub(crate) mod tests {
         for sector in [512, 4096] {
             let disk = make(sector, 2048, &[(64, 127), (128, 200)]);
             let mut problems = Vec::new();
-            let found = read(&disk, &mut problems).unwrap().unwrap();
+            let found = read(&disk, &mut problems).unwrap().unwrap().partitions;
             assert_eq!(found.len(), 2);
             assert_eq!(found[0].start_bytes, 64 * sector as u64);
             assert_eq!(found[1].len_bytes, 73 * sector as u64);
@@ -254,7 +270,7 @@ pub(crate) mod tests {
             let mut disk = make(512, 2048, &[(64, 127)]);
             disk[damaged] ^= 1;
             let mut problems = Vec::new();
-            let found = read(&disk, &mut problems).unwrap().unwrap();
+            let found = read(&disk, &mut problems).unwrap().unwrap().partitions;
             assert_eq!(found.len(), 1);
             assert_eq!(problems.len(), 1);
         }
@@ -277,7 +293,7 @@ pub(crate) mod tests {
             &[(100, 50), (0, u64::MAX), (u64::MAX / 2, u64::MAX), (64, 99)],
         );
         let mut problems = Vec::new();
-        let found = read(&disk, &mut problems).unwrap().unwrap();
+        let found = read(&disk, &mut problems).unwrap().unwrap().partitions;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].number, 4);
         assert_eq!(problems.len(), 3);

@@ -62,15 +62,34 @@ pub fn parse_sector(sector: &[u8]) -> Option<[Entry; 4]> {
     }))
 }
 
-/// Whether entries can be a partition table rather than boot code that happens to end in `55 AA`:
-/// boot indicators are valid, something is used, and nothing used starts at sector 0 or past the
-/// end of the disk.
-pub fn is_plausible(entries: &[Entry; 4], disk_len_bytes: u64) -> bool {
-    entries.iter().all(|e| matches!(e.boot_indicator, 0 | 0x80))
-        && entries.iter().any(Entry::is_used)
-        && entries.iter().filter(|e| e.is_used()).all(|e| {
-            e.start_sector > 0 && u64::from(e.start_sector) * SECTOR_BYTES < disk_len_bytes
-        })
+/// How far four entries can be believed to be a partition table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    /// All entries in use can be meant.
+    Sound,
+    /// Some can; others begin at sector 0 or past the end of the disk.
+    Partly,
+    /// There are entries, and none of them can be meant.
+    None,
+    /// Nothing is in use.
+    Empty,
+}
+
+/// Tells a partition table from boot code that happens to end in `55 AA`: boot indicators are valid, and entries
+/// in use begin on the disk.
+pub fn believe(entries: &[Entry; 4], disk_len_bytes: u64) -> Belief {
+    let used = || entries.iter().filter(|entry| entry.is_used());
+    let on_disk = |entry: &&Entry| {
+        entry.start_sector > 0 && u64::from(entry.start_sector) * SECTOR_BYTES < disk_len_bytes
+    };
+    let is_valid = entries.iter().all(|e| matches!(e.boot_indicator, 0 | 0x80));
+    match (used().filter(on_disk).count(), used().count()) {
+        (_, 0) => Belief::Empty,
+        (0, _) => Belief::None,
+        _ if !is_valid => Belief::None,
+        (sound, all) if sound == all => Belief::Sound,
+        _ => Belief::Partly,
+    }
 }
 
 /// Partitions of the table whose primary entries are given, logical ones included; extended
@@ -89,7 +108,12 @@ pub fn read(
         if !entry.is_used() {
             continue;
         }
-        if entry.is_extended() {
+        if entry.is_extended() && entry.start_sector == 0 {
+            problems.push(Problem::new(
+                format!("partition {number}"),
+                "it says that it has logical partitions, and begins at the table itself; it is left out",
+            ));
+        } else if entry.is_extended() {
             read_extended(disk, entry, &mut next_logical, &mut found, problems)?;
         } else {
             let start_sector = u64::from(entry.start_sector);
@@ -167,14 +191,15 @@ fn push(
     // 32-bit sector numbers, at most two of them added: no overflow in 64 bits.
     let start_bytes = start_sector * SECTOR_BYTES;
     let len_bytes = u64::from(entry.sectors) * SECTOR_BYTES;
-    let Some(len_bytes) = super::detect::clip(disk, number, start_bytes, len_bytes, problems)
-    else {
+    let clipped = super::detect::clip(disk, number, start_bytes, len_bytes, problems);
+    let Some((len_bytes, problem)) = clipped else {
         return;
     };
     found.push(Partition {
         number,
         start_bytes,
         len_bytes,
+        problems: problem.into_iter().collect(),
         kind: PartitionType::Mbr(entry.kind),
         name: None,
         guid: None,
@@ -241,6 +266,32 @@ mod tests {
         assert_eq!(short, [(1, 10, 20), (5, 102, 10), (6, 152, 10)]);
         assert_eq!(found[2].type_name(), "linux-swap");
         assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn boot_code_is_told_from_a_table_with_wrong_entries() {
+        let mut disk = vec![0; 512 * 100];
+        let belief = |disk: &[u8]| believe(&parse_sector(&disk[..512]).unwrap(), 512 * 100);
+        put(&mut disk, 0, 0, 0, 0, 0);
+        assert_eq!(belief(&disk), Belief::Empty);
+        put(&mut disk, 0, 1, 0x83, 1 << 30, 2048);
+        assert_eq!(belief(&disk), Belief::None);
+        put(&mut disk, 0, 0, 0x83, 10, 20);
+        assert_eq!(belief(&disk), Belief::Partly);
+        put(&mut disk, 0, 1, 0, 0, 0);
+        assert_eq!(belief(&disk), Belief::Sound);
+        disk[446 + 48] = b'B';
+        assert_eq!(belief(&disk), Belief::None);
+    }
+
+    #[test]
+    fn an_extended_partition_at_the_table_itself_is_left_out() {
+        let mut disk = vec![0; 512 * 100];
+        put(&mut disk, 0, 0, 0x83, 10, 20);
+        put(&mut disk, 0, 1, 0x05, 0, 50);
+        let (found, problems) = read_all(&disk);
+        assert_eq!((found.len(), problems.len()), (1, 1));
+        assert_eq!(problems[0].subject, "partition 2");
     }
 
     #[test]

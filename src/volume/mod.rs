@@ -8,6 +8,7 @@
 
 mod assemble;
 pub(crate) mod bits;
+mod claim;
 pub mod detect;
 pub mod gpt;
 pub mod lvm;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 pub use assemble::{
     DiskVolumes, PartitionVolume, PlacedVolume, Volumes, assemble, find_all, scan_disk,
 };
-pub use detect::{Table, TableKind, read_table};
+pub use detect::{Layout, Table, TableKind, lay_out, read_table};
 pub use signature::{Content, identify};
 pub use slice::Slice;
 
@@ -54,6 +55,8 @@ pub struct Partition {
     pub name: Option<String>,
     /// The unique GUID of a GPT entry.
     pub guid: Option<String>,
+    /// What is wrong with its entry, though it is shown.
+    pub problems: Vec<String>,
 }
 
 impl Partition {

@@ -52,6 +52,7 @@ pub mod records;
 pub mod repo;
 pub mod rng;
 pub mod sparse;
+pub mod table;
 pub mod vhd;
 pub mod vhd_dir;
 pub mod vhd_file;

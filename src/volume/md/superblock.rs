@@ -54,29 +54,101 @@ pub struct Superblock {
     pub trouble: Option<&'static str>,
 }
 
+/// What is found when a superblock is looked for.
+pub enum Located {
+    /// One whose checksum is right.
+    Sound(Found),
+    /// One whose checksum is wrong, and no sound one.
+    Damaged,
+    /// None.
+    Absent,
+}
+
+/// A superblock whose checksum is right.
+pub struct Found {
+    /// Where it lies.
+    pub at: u64,
+    /// 0 or 1.
+    pub version: u32,
+    block: Vec<u8>,
+}
+
+impl Found {
+    /// Where the member's data begins.
+    pub fn data_start(&self) -> u64 {
+        match self.version {
+            0 => 0,
+            _ => le64(&self.block, 128).saturating_mul(512),
+        }
+    }
+
+    /// How many bytes of the member the array uses, where all members give the same.
+    pub fn used_bytes(&self) -> u64 {
+        match self.version {
+            0 => u64::from(le32(&self.block, 8 * 4)) * 1024,
+            _ => le64(&self.block, 80).saturating_mul(512),
+        }
+    }
+
+    /// Whether each member has all that the array holds.
+    pub fn is_mirror(&self) -> bool {
+        let at = if self.version == 0 { 7 * 4 } else { 72 };
+        le32(&self.block, at) == 1
+    }
+}
+
+/// Looks at all places where a superblock may be.
+///
+/// # Errors
+/// Only when the volume cannot be read.
+pub fn locate(volume: &dyn ReadAt) -> Result<Located> {
+    let len = volume.len_bytes();
+    let mut outcome = Located::Absent;
+    let places = [Some(4096), Some(0), md_v1_end_offset(len)];
+    for at in places.into_iter().flatten() {
+        let block = block_at(volume, at)?;
+        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 1 && le64(&block, 144) == at / 512 {
+            let devices = le32(&block, 220);
+            if devices <= MAX_DEVICES && checksum_1(&block, devices) == le32(&block, 216) {
+                let version = 1;
+                return Ok(Located::Sound(Found { at, version, block }));
+            }
+            outcome = Located::Damaged;
+        }
+    }
+    if let Some(at) = md_v0_offset(len) {
+        let block = block_at(volume, at)?;
+        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 0 {
+            if checksum_0(&block) == le32(&block, CHECKSUM_0 * 4) {
+                let version = 0;
+                return Ok(Located::Sound(Found { at, version, block }));
+            }
+            outcome = Located::Damaged;
+        }
+    }
+    Ok(outcome)
+}
+
+fn block_at(volume: &dyn ReadAt, at: u64) -> Result<Vec<u8>> {
+    let mut block = vec![0; 4096];
+    let take = volume.len_bytes().saturating_sub(at).min(4096) as usize;
+    if take > 0 {
+        volume.read_exact_at(&mut block[..take], at)?;
+    }
+    Ok(block)
+}
+
 /// Reads the superblock, wherever it is.
 ///
 /// # Errors
 /// `Corrupt` when there is none, or its checksum or its numbers are wrong.
 pub fn read(volume: &dyn ReadAt) -> Result<Superblock> {
-    let len = volume.len_bytes();
-    let places = [Some(4096), Some(0), md_v1_end_offset(len)];
-    for at in places.into_iter().flatten() {
-        let mut block = vec![0; 4096];
-        let take = len.saturating_sub(at).min(4096) as usize;
-        volume.read_exact_at(&mut block[..take], at)?;
-        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 1 && le64(&block, 144) == at / 512 {
-            return version_1(&block, len);
-        }
+    match locate(volume)? {
+        Located::Sound(found) if found.version == 0 => version_0(&found.block, found.at),
+        Located::Sound(found) => version_1(&found.block, volume.len_bytes()),
+        Located::Damaged => Err(Error::corrupt("an md superblock has a wrong checksum")),
+        Located::Absent => Err(Error::corrupt("no md superblock is where one should be")),
     }
-    if let Some(at) = md_v0_offset(len) {
-        let mut block = vec![0; 4096];
-        volume.read_exact_at(&mut block, at)?;
-        if le32(&block, 0) == MD_MAGIC && le32(&block, 4) == 0 {
-            return version_0(&block, at);
-        }
-    }
-    Err(Error::corrupt("no md superblock is where one should be"))
 }
 
 fn bytes(sectors: u64) -> Result<u64> {
@@ -103,11 +175,19 @@ fn checksum_1(block: &[u8], devices: u32) -> u32 {
     (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
+/// The word of a version 0.90 superblock that is its checksum.
+const CHECKSUM_0: usize = 38;
+
+fn checksum_0(block: &[u8]) -> u32 {
+    let sum: u64 = (0..1024)
+        .filter(|&index| index != CHECKSUM_0)
+        .map(|index| u64::from(le32(block, index * 4)))
+        .sum();
+    (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
 fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
     let devices = le32(block, 220);
-    if devices > MAX_DEVICES || checksum_1(block, devices) != le32(block, 216) {
-        return Err(Error::corrupt("an md superblock has a wrong checksum"));
-    }
     let features = le32(block, 8);
     let known = FEATURES_HARMLESS | FEATURE_RECOVERING | FEATURE_BAD_BLOCKS | FEATURE_REPLACEMENT;
     if features & FEATURE_RESHAPE != 0 || features & !known != 0 {
@@ -161,14 +241,6 @@ fn version_1(block: &[u8], len: u64) -> Result<Superblock> {
 /// The form before 2006, in the byte order of the machine: the little-endian one is read.
 fn version_0(block: &[u8], at: u64) -> Result<Superblock> {
     let word = |index: usize| le32(block, index * 4);
-    const CHECKSUM: usize = 38;
-    let sum: u64 = (0..1024)
-        .filter(|&index| index != CHECKSUM)
-        .map(|index| u64::from(word(index)))
-        .sum();
-    if (sum as u32).wrapping_add((sum >> 32) as u32) != word(CHECKSUM) {
-        return Err(Error::corrupt("an md superblock has a wrong checksum"));
-    }
     // 91 while the array is reshaped: its numbers are the new ones then, its data is not.
     if word(2) != 90 {
         return Err(Error::new(
