@@ -88,6 +88,7 @@ pub fn context() -> GuestContext {
         time: UNIX_EPOCH,
         identity: 1,
         disks: Arc::new([]),
+        machine: Arc::default(),
     }
 }
 

@@ -7,18 +7,19 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use super::machine::Machine;
 use super::node::{GuestOptions, GuestTree};
 use super::pool::{Pool, Pooled};
 use super::root::{PROBLEM, RootDir, is_lasting, sealed};
 use super::siblings::{other_volumes, search};
-use super::{is_readable, open_among};
+use super::{is_readable, open_among, why_nothing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, EntryList, File, Identity, Node, NodeKind,
 };
-use crate::volume::{self, Content, Partition, TableKind};
+use crate::volume::{self, Content, DiskVolumes, PartitionVolume, Problem, TableKind};
 
 /// Opens a disk; called again after a failure.
 pub type OpenDisk = Arc<dyn Fn() -> Result<Arc<dyn ReadAt>> + Send + Sync>;
@@ -39,6 +40,8 @@ pub struct GuestContext {
     pub identity: u64,
     /// All disks of the restore point, for what lies over several.
     pub disks: Disks,
+    /// What was found out about them.
+    pub machine: Arc<Machine>,
 }
 
 impl GuestContext {
@@ -71,6 +74,12 @@ impl<T> Lazy<T> {
         *value = Some(made.clone());
         Ok(made)
     }
+
+    /// The value if it was made.
+    fn peek(&self) -> Option<Arc<T>> {
+        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        value.clone()
+    }
 }
 
 /// The directory of one disk: `part1.raw`, `part1/`, … or, without a partition table, the files of
@@ -99,7 +108,7 @@ fn over_disks(context: GuestContext, kind: Kind) -> Arc<dyn Directory> {
     Arc::new(OverDisks {
         context,
         kind,
-        children: Lazy::new(),
+        found: Lazy::new(),
     })
 }
 
@@ -128,8 +137,26 @@ impl Children {
     }
 }
 
+/// Extended attributes.
+type Attributes = Vec<(OsString, Vec<u8>)>;
+
+fn names_of(attributes: &Attributes) -> Vec<OsString> {
+    attributes.iter().map(|(name, _)| name.clone()).collect()
+}
+
+fn value_of(attributes: &Attributes, name: &OsStr) -> Option<Vec<u8>> {
+    let found = attributes.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.clone())
+}
+
 /// What a scan of a disk gave.
-enum Scanned {
+struct Scanned {
+    shown: Shown,
+    /// What is known of the disk. Of a guest's root directory, which has its own, problems only.
+    attributes: Attributes,
+}
+
+enum Shown {
     Partitions(Children),
     Whole(RootDir),
     Nothing,
@@ -148,34 +175,45 @@ impl DiskDir {
             let disk = (self.disk)()?;
             let mut problems = Vec::new();
             let found = volume::scan_disk(&self.name, &disk, &mut problems)?;
-            for problem in &problems {
-                tracing::warn!(subject = %problem.subject, "{}", problem.message);
-            }
-            if found.table == TableKind::None {
-                if !is_readable(found.content) {
-                    return Ok(Scanned::Nothing);
+            self.context.machine.warn(&problems);
+            self.context.machine.note(&found);
+            let mut attributes = describe_disk(&found, &problems);
+            let shown = if found.table != TableKind::None {
+                let mut children = Vec::new();
+                for part in found.partitions {
+                    push_partition(&self.context, &mut children, &self.name, part);
                 }
+                Shown::Partitions(Children(children))
+            } else if is_readable(found.content) {
+                attributes.retain(|(name, _)| name == PROBLEM);
                 let tree = guest_tree(&self.context, &self.name, found.content, disk);
-                let root = RootDir::new(self.identity(), self.context.time, tree);
-                return Ok(Scanned::Whole(root));
-            }
-            let mut children = Vec::new();
-            for part in found.partitions {
-                let name = format!("part{}", part.partition.number);
-                let place = format!("{}/{name}", self.name);
-                push_volume(
-                    &self.context,
-                    &mut children,
-                    &name,
-                    &place,
-                    part.content,
-                    part.volume,
-                    Some(&part.partition),
-                );
-            }
-            Ok(Scanned::Partitions(Children(children)))
+                Shown::Whole(RootDir::new(self.identity(), self.context.time, tree))
+            } else {
+                Shown::Nothing
+            };
+            Ok(Scanned { shown, attributes })
         })
     }
+}
+
+fn push_partition(
+    context: &GuestContext,
+    children: &mut Vec<(String, Node)>,
+    disk: &str,
+    part: PartitionVolume,
+) {
+    let name = format!("part{}", part.partition.number);
+    let place = format!("{disk}/{name}");
+    let mut attributes = describe(part.content, &part.problems);
+    attributes.push(("user.brfs.type".into(), part.partition.type_name().into()));
+    if let Some(name) = &part.partition.name {
+        attributes.push(("user.brfs.name".into(), name.as_str().into()));
+    }
+    if let Some(guid) = &part.partition.guid {
+        attributes.push(("user.brfs.guid".into(), guid.as_str().into()));
+    }
+    let volume = (part.content, part.volume);
+    push_volume(context, children, &name, &place, volume, attributes);
 }
 
 /// Adds `name.raw`, and `name` when its file system can be read.
@@ -184,15 +222,14 @@ fn push_volume(
     children: &mut Vec<(String, Node)>,
     name: &str,
     place: &str,
-    content: Content,
-    volume: Arc<dyn ReadAt>,
-    partition: Option<&Partition>,
+    (content, volume): (Content, Arc<dyn ReadAt>),
+    attributes: Attributes,
 ) {
     let raw = Node::File(Arc::new(RawFile {
         identity: Identity::Named(context.identity_of(&format!("{place}.raw"))),
         time: context.time,
         volume: volume.clone(),
-        attributes: describe(content, partition),
+        attributes,
     }));
     children.push((format!("{name}.raw"), raw));
     if is_readable(content) {
@@ -232,19 +269,38 @@ fn guest_tree(
 }
 
 /// What is known of a volume, as attributes of its raw file.
-fn describe(content: Content, partition: Option<&Partition>) -> Vec<(OsString, Vec<u8>)> {
-    let mut out: Vec<(OsString, Vec<u8>)> =
-        vec![("user.brfs.content".into(), content.as_str().into())];
-    if let Some(partition) = partition {
-        out.push(("user.brfs.type".into(), partition.type_name().into()));
-        if let Some(name) = &partition.name {
-            out.push(("user.brfs.name".into(), name.as_str().into()));
-        }
-        if let Some(guid) = &partition.guid {
-            out.push(("user.brfs.guid".into(), guid.as_str().into()));
-        }
+fn describe(content: Content, problems: &[String]) -> Attributes {
+    let mut attributes: Attributes = vec![("user.brfs.content".into(), content.as_str().into())];
+    let said = problems.iter().cloned();
+    add_problem(&mut attributes, said.chain(why_nothing(content)));
+    attributes
+}
+
+/// What is known of a disk, as attributes of its directory.
+fn describe_disk(found: &DiskVolumes, problems: &[Problem]) -> Attributes {
+    let (content, why) = match found.table {
+        TableKind::None => (found.content.as_str(), why_nothing(found.content)),
+        table => (table.as_str(), None),
+    };
+    let mut attributes: Attributes = vec![("user.brfs.content".into(), content.into())];
+    let said = problems.iter().map(|problem| {
+        let subject = problem.subject.strip_prefix(&found.name);
+        let subject = subject.map_or(&*problem.subject, |rest| {
+            rest.trim_start_matches([':', '/', ' '])
+        });
+        format!("{subject}: {}", problem.message)
+    });
+    // What is wrong with the table is why nothing is known of the disk.
+    let why = why.filter(|_| problems.is_empty() || found.content != Content::Unknown);
+    add_problem(&mut attributes, said.chain(why));
+    attributes
+}
+
+fn add_problem(attributes: &mut Attributes, problems: impl Iterator<Item = String>) {
+    let text = problems.collect::<Vec<_>>().join("; ");
+    if !text.is_empty() {
+        attributes.push((PROBLEM.into(), text.into()));
     }
-    out
 }
 
 impl Base for DiskDir {
@@ -257,18 +313,24 @@ impl Base for DiskDir {
             Ok(scanned) => scanned,
             Err(error) => return sealed(self.context.options, self.context.time, error),
         };
-        match &*scanned {
-            Scanned::Whole(root) => root.attr(),
-            Scanned::Partitions(_) | Scanned::Nothing => Ok(Attr::dir(self.context.time)),
+        match &scanned.shown {
+            Shown::Whole(root) => root.attr(),
+            Shown::Partitions(_) | Shown::Nothing => Ok(Attr::dir(self.context.time)),
         }
     }
 
     fn xattr_names(&self) -> Result<Vec<OsString>> {
         match self.scan() {
-            Ok(scanned) => match &*scanned {
-                Scanned::Whole(root) => root.xattr_names(),
-                Scanned::Partitions(_) | Scanned::Nothing => Ok(Vec::new()),
-            },
+            Ok(scanned) => {
+                let mut names = names_of(&scanned.attributes);
+                if let Shown::Whole(root) = &scanned.shown {
+                    let own = root.xattr_names()?;
+                    let new = |name: &OsString| !names.contains(name);
+                    let new: Vec<OsString> = own.into_iter().filter(new).collect();
+                    names.extend(new);
+                }
+                Ok(names)
+            }
             Err(error) if is_lasting(&error) => Ok(vec![PROBLEM.into()]),
             Err(error) => Err(error),
         }
@@ -276,10 +338,16 @@ impl Base for DiskDir {
 
     fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
         match self.scan() {
-            Ok(scanned) => match &*scanned {
-                Scanned::Whole(root) => root.xattr(name),
-                Scanned::Partitions(_) | Scanned::Nothing => Ok(None),
-            },
+            Ok(scanned) => {
+                let known = value_of(&scanned.attributes, name);
+                let Shown::Whole(root) = &scanned.shown else {
+                    return Ok(known);
+                };
+                Ok(match (known, root.xattr(name)?) {
+                    (Some(first), Some(second)) => Some([first, second].join(&b"; "[..])),
+                    (known, own) => known.or(own),
+                })
+            }
             Err(error) if is_lasting(&error) => {
                 Ok((name == PROBLEM).then(|| error.to_string().into_bytes()))
             }
@@ -290,24 +358,24 @@ impl Base for DiskDir {
 
 impl Directory for DiskDir {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
-        match &*self.scan()? {
-            Scanned::Partitions(children) => Ok(children.lookup(name)),
-            Scanned::Whole(root) => root.lookup(name),
-            Scanned::Nothing => Ok(None),
+        match &self.scan()?.shown {
+            Shown::Partitions(children) => Ok(children.lookup(name)),
+            Shown::Whole(root) => root.lookup(name),
+            Shown::Nothing => Ok(None),
         }
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
-        match &*self.scan()? {
-            Scanned::Partitions(children) => Ok(children.list()),
-            Scanned::Whole(root) => root.list(),
-            Scanned::Nothing => Ok(Box::new(EntryList::new(Vec::new()))),
+        match &self.scan()?.shown {
+            Shown::Partitions(children) => Ok(children.list()),
+            Shown::Whole(root) => root.list(),
+            Shown::Nothing => Ok(Box::new(EntryList::new(Vec::new()))),
         }
     }
 
     fn nodes(&self, entries: &[DirEntry]) -> Option<Vec<Option<Node>>> {
-        match &*self.scan().ok()? {
-            Scanned::Whole(root) => root.nodes(entries),
+        match &self.scan().ok()?.shown {
+            Shown::Whole(root) => root.nodes(entries),
             _ => None,
         }
     }
@@ -318,7 +386,7 @@ struct RawFile {
     identity: Identity,
     time: SystemTime,
     volume: Arc<dyn ReadAt>,
-    attributes: Vec<(OsString, Vec<u8>)>,
+    attributes: Attributes,
 }
 
 impl Base for RawFile {
@@ -348,19 +416,11 @@ impl Base for RawFile {
     }
 
     fn xattr_names(&self) -> Result<Vec<OsString>> {
-        Ok(self
-            .attributes
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect())
+        Ok(names_of(&self.attributes))
     }
 
     fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        Ok(self
-            .attributes
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone()))
+        Ok(value_of(&self.attributes, name))
     }
 }
 
@@ -381,20 +441,36 @@ enum Kind {
 struct OverDisks {
     context: GuestContext,
     kind: Kind,
-    children: Lazy<Children>,
+    found: Lazy<Over>,
+}
+
+/// What a search of all disks gave.
+struct Over {
+    children: Children,
+    /// What was wrong, as an attribute of the directory.
+    attributes: Attributes,
 }
 
 impl OverDisks {
-    fn children(&self) -> Result<Arc<Children>> {
-        self.children.get(|| {
+    fn found(&self) -> Result<Arc<Over>> {
+        self.found.get(|| {
             let found = search(&self.context.disks, volume::assemble)?;
             let of_groups = found.groups.iter().flat_map(|group| &group.problems);
-            for problem in found.problems.iter().chain(of_groups) {
-                tracing::warn!(subject = %problem.subject, "{}", problem.message);
+            self.context
+                .machine
+                .warn(found.problems.iter().chain(of_groups));
+            for disk in &found.disks {
+                self.context.machine.note(disk);
             }
-            Ok(match self.kind {
+            let mut attributes = Vec::new();
+            add_problem(&mut attributes, found.problems.iter().map(in_words));
+            let children = match self.kind {
                 Kind::Lvm => self.groups(found.groups),
                 Kind::Md => self.arrays(found.arrays),
+            };
+            Ok(Over {
+                children,
+                attributes,
             })
         })
     }
@@ -423,7 +499,7 @@ impl OverDisks {
                 identity: Identity::Named(self.context.identity_of(&format!("{place}.raw"))),
                 time: self.context.time,
                 volume: array.volume.clone(),
-                attributes: describe(content, None),
+                attributes: describe(content, &[]),
             }));
             children.push((format!("{}.raw", array.name), raw));
             let open: OpenDisk = Arc::new(move || Ok(array.volume.clone()));
@@ -445,16 +521,33 @@ impl Base for OverDisks {
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::dir(self.context.time))
     }
+
+    /// What is known already: programs that only list a restore point ask this, too.
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        let known = self.found.peek();
+        Ok(known.map_or_else(Vec::new, |found| names_of(&found.attributes)))
+    }
+
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        if name != PROBLEM {
+            return Ok(None);
+        }
+        Ok(value_of(&self.found()?.attributes, name))
+    }
 }
 
 impl Directory for OverDisks {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
-        Ok(self.children()?.lookup(name))
+        Ok(self.found()?.children.lookup(name))
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
-        Ok(self.children()?.list())
+        Ok(self.found()?.children.list())
     }
+}
+
+fn in_words(problem: &Problem) -> String {
+    format!("{}: {}", problem.subject, problem.message)
 }
 
 struct GroupDir {
@@ -464,6 +557,12 @@ struct GroupDir {
 }
 
 impl GroupDir {
+    fn attributes(&self) -> Attributes {
+        let mut attributes = Vec::new();
+        add_problem(&mut attributes, self.group.problems.iter().map(in_words));
+        attributes
+    }
+
     fn children(&self) -> Result<Arc<Children>> {
         self.volumes.get(|| {
             let mut children = Vec::new();
@@ -476,9 +575,8 @@ impl GroupDir {
                     &mut children,
                     &logical.name,
                     &place,
-                    content,
-                    logical.volume.clone(),
-                    None,
+                    (content, logical.volume.clone()),
+                    describe(content, &[]),
                 );
             }
             Ok(Children(children))
@@ -496,6 +594,14 @@ impl Base for GroupDir {
 
     fn attr(&self) -> Result<Attr> {
         Ok(Attr::dir(self.context.time))
+    }
+
+    fn xattr_names(&self) -> Result<Vec<OsString>> {
+        Ok(names_of(&self.attributes()))
+    }
+
+    fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        Ok(value_of(&self.attributes(), name))
     }
 }
 

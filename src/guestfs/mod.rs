@@ -21,6 +21,7 @@ mod fat_volume;
 pub mod guard;
 mod iso;
 mod listings;
+pub mod machine;
 pub mod node;
 pub mod ntfs;
 pub mod pool;
@@ -141,6 +142,24 @@ pub fn is_readable(content: Content) -> bool {
         content,
         Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660 | Squashfs
     )
+}
+
+/// Why nothing is shown of a volume with this content, where that is not clear from what it is.
+fn why_nothing(content: Content) -> Option<String> {
+    use Content::{BitLocker, ExtJournal, LvmMember, MdMember, Swap, Unknown, Zeros};
+    match content {
+        Content::Luks | BitLocker => Some(format!(
+            "encrypted ({}): without the key there is nothing to read",
+            content.as_str()
+        )),
+        Unknown => Some("no file system, volume or partition table that brfs knows".to_string()),
+        LvmMember | MdMember | Swap | ExtJournal | Zeros => None,
+        content if is_readable(content) => None,
+        content => Some(format!(
+            "{} is not read: there are only the raw bytes",
+            content.as_str()
+        )),
+    }
 }
 
 /// Finds the other volumes of the machine that hold something, and where they are, for file systems that

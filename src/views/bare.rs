@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{add_disk_xattrs, disk_attr, open_disk};
-use super::guests::{Guests, LVM_DIR, MD_DIR};
+use super::guests::{Disks, Guests, LVM_DIR, MD_DIR};
 use super::nodes::{StaticDir, Xattrs, identity, is_ours};
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
@@ -69,7 +69,11 @@ pub fn bare_root(
         Arc::new(move || Ok(Arc::new(DiskStreams::new(file.disk()?)) as Arc<dyn ReadAt>))
     };
     let guests = Guests::new(guests);
-    let disks = || vec![("disk".into(), open.clone())];
+    let machine = guests.machine(file.identity());
+    let disks = || Disks {
+        all: vec![("disk".into(), open.clone())],
+        machine: machine.clone(),
+    };
     let inside = guests.of_disk(file.identity(), "disk", time, open.clone(), disks);
     let over = |name: &str| Node::Dir(guests.of_disks(name, file.identity(), time, disks()));
     let (lvm, md) = (over(LVM_DIR), over(MD_DIR));

@@ -13,6 +13,7 @@ use super::nodes::point_identity;
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::disk::{GuestContext, OpenDisk, disk_children, lvm_root, md_root};
+use crate::guestfs::machine::Machine;
 use crate::guestfs::node::GuestOptions;
 use crate::guestfs::pool::Pool;
 use crate::image::DiskStreams;
@@ -26,6 +27,8 @@ pub(super) const LVM_DIR: &str = "lvm";
 pub(super) const MD_DIR: &str = "md";
 /// Directories kept; each may hold a disk open.
 const KEPT: usize = 24;
+/// Restore points of which it is kept what their disks hold.
+const MACHINES: usize = 512;
 /// Guest file systems that nobody used for so long are dropped.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -35,6 +38,14 @@ pub(crate) struct Guests {
     options: GuestOptions,
     /// Least recently used first.
     kept: Mutex<VecDeque<(u64, Arc<dyn Directory>)>>,
+    /// The oldest first.
+    machines: Mutex<VecDeque<(u64, Arc<Machine>)>>,
+}
+
+/// The disks of one restore point, and what is known of them.
+pub(super) struct Disks {
+    pub(super) all: Vec<(String, OpenDisk)>,
+    pub(super) machine: Arc<Machine>,
 }
 
 impl Guests {
@@ -57,7 +68,23 @@ impl Guests {
             pool,
             options,
             kept: Mutex::default(),
+            machines: Mutex::default(),
         }
+    }
+
+    /// What is known of the disks of the restore point with this identity.
+    pub(super) fn machine(&self, identity: Identity) -> Arc<Machine> {
+        let identity = number(identity);
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = machines.iter().find(|(known, _)| *known == identity) {
+            return known.clone();
+        }
+        if machines.len() >= MACHINES {
+            machines.pop_front();
+        }
+        let machine = Arc::<Machine>::default();
+        machines.push_back((identity, machine.clone()));
+        machine
     }
 
     /// The directory called `place` of something with this identity: the one that is kept, or a new
@@ -67,7 +94,7 @@ impl Guests {
         identity: u64,
         make: impl FnOnce(GuestContext) -> Arc<dyn Directory>,
         time: std::time::SystemTime,
-        disks: impl FnOnce() -> Vec<(String, OpenDisk)>,
+        disks: impl FnOnce() -> Disks,
     ) -> Arc<dyn Directory> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(known, _)| *known == identity)
@@ -76,12 +103,14 @@ impl Guests {
             kept.push_back(found.clone());
             return found.1;
         }
+        let disks = disks();
         let dir = make(GuestContext {
             pool: Arc::clone(&self.pool),
             options: self.options,
             time,
             identity,
-            disks: disks().into(),
+            disks: disks.all.into(),
+            machine: disks.machine,
         });
         kept.push_back((identity, Arc::clone(&dir)));
         let dropped = (kept.len() > KEPT).then(|| kept.pop_front());
@@ -98,7 +127,7 @@ impl Guests {
         name: &str,
         time: std::time::SystemTime,
         open: OpenDisk,
-        disks: impl FnOnce() -> Vec<(String, OpenDisk)>,
+        disks: impl FnOnce() -> Disks,
     ) -> Arc<dyn Directory> {
         self.keep(
             number(identity),
@@ -114,7 +143,7 @@ impl Guests {
         name: &str,
         identity: Identity,
         time: std::time::SystemTime,
-        disks: Vec<(String, OpenDisk)>,
+        disks: Disks,
     ) -> Arc<dyn Directory> {
         // Other numbers than that of a disk with the same identity.
         let (add, root) = match name {
@@ -184,7 +213,8 @@ pub(super) fn disk_dir(
     let identity = point_identity(&point.json_path, version, &format!("in {}", disk.vdi_ref));
     let time = point_time(&point.name, context.since);
     let open = opener(context, point, index)?;
-    let disks = || all_disks(context, point).unwrap_or_default();
+    let disks = all_disks(context, point)?;
+    let disks = || disks;
     let guests = &context.guests;
     Some(guests.of_disk(identity, &disk.name, time, open, disks))
 }
@@ -203,13 +233,36 @@ pub(super) fn over_disks(
 }
 
 /// All disks of a point.
-fn all_disks(
-    context: &Arc<ViewContext>,
-    point: &Arc<RestorePoint>,
-) -> Option<Vec<(String, OpenDisk)>> {
+fn all_disks(context: &Arc<ViewContext>, point: &Arc<RestorePoint>) -> Option<Disks> {
     let named = |index: usize| {
         let name = point.disks[index].name.clone();
         Some((name, opener(context, point, index)?))
     };
-    (0..point.disks.len()).map(named).collect()
+    let all: Option<Vec<_>> = (0..point.disks.len()).map(named).collect();
+    Some(Disks {
+        all: all?,
+        machine: machine(context, point),
+    })
+}
+
+fn machine(context: &Arc<ViewContext>, point: &RestorePoint) -> Arc<Machine> {
+    let version = point.json_meta.map(|m| m.version);
+    let identity = point_identity(&point.json_path, version, "machine");
+    context.guests.machine(identity)
+}
+
+/// Whether it is known that no disk of a point has anything that would be shown in `name` (one of [`LVM_DIR`] and
+/// [`MD_DIR`]): all were looked at, and could be read. The name is not listed then. Looking it up still works, so that
+/// whoever listed it before finds it, empty.
+pub(super) fn is_known_empty(
+    context: &Arc<ViewContext>,
+    point: &Arc<RestorePoint>,
+    name: &str,
+) -> bool {
+    let machine = machine(context, point);
+    let disks = point.disks.iter().map(|disk| disk.name.as_str());
+    match name {
+        MD_DIR => machine.has_no_md(disks),
+        _ => machine.has_no_lvm(disks),
+    }
 }

@@ -161,6 +161,7 @@ impl Directory for PointDir {
         }
         for name in [guests::LVM_DIR, guests::MD_DIR] {
             if has_guests(&point)
+                && !guests::is_known_empty(&self.context, &point, name)
                 && let Some(dir) = guests::over_disks(&self.context, &point, name)
             {
                 entries.push(entry(name, NodeKind::Dir, dir.identity()));

@@ -13,6 +13,7 @@ mod chains;
 mod cli_mount;
 mod commands;
 mod damage;
+mod disk_layout;
 mod encryption;
 mod far_files;
 #[cfg(feature = "s3")]
