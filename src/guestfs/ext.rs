@@ -1,7 +1,7 @@
 //! ext2, ext3 and ext4, on `rust-fs-ext4`.
 //!
 //! The crate parses the superblock, group descriptors, inodes, hash trees, inline data and extended
-//! attributes, verifies checksums, and replays a dirty journal into memory. Done here: whole runs of
+//! attributes, and verifies checksums. Done here: the journal (`ext_journal`), whole runs of
 //! file contents (`ext_map`), directories in parts (also the linear ones of ext2/3 and those with
 //! 64 KiB blocks, which the crate does not list), ACLs in the kernel's form.
 
@@ -13,15 +13,20 @@ use fs_ext4::Filesystem;
 use fs_ext4::inode::Inode;
 
 use super::device::{Device, from_io};
+use super::ext_journal::changes::Changes;
+use super::ext_journal::{self, Header, Journal};
 use super::ext_map::InodeMap;
 use super::run_file::RunFile;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode, time};
+use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
+use crate::volume::bits::le32;
 
 const ROOT: u32 = 2;
 const INCOMPAT_FILETYPE: u32 = 0x2;
+const INCOMPAT_EA_INODE: u32 = 0x400;
+const RO_COMPAT_BIGALLOC: u32 = 0x200;
 const RO_COMPAT_HUGE_FILE: u32 = 0x8;
 const FLAG_INDEX: u32 = 0x1000;
 const FLAG_ENCRYPT: u32 = 0x800;
@@ -34,37 +39,43 @@ const BATCH_BLOCKS: u64 = 256;
 /// An open ext file system.
 pub struct ExtFs {
     fs: Arc<Filesystem>,
-    /// What file contents are read from: the volume, or the crate's view when its journal replay
-    /// holds blocks that the volume does not have yet.
+    /// What file contents are read from: the volume, or what its journal makes of it.
     contents: Arc<dyn ReadAt>,
-}
-
-/// The volume as it is after the journal.
-struct Replayed {
-    fs: Arc<Filesystem>,
-}
-
-impl ReadAt for Replayed {
-    fn len_bytes(&self) -> u64 {
-        self.fs.dev.size_bytes()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.fs.dev.read_at(offset, buf).map_err(from_ext)
-    }
+    /// What was synced since the journal's last full commit.
+    changes: Changes,
 }
 
 impl ExtFs {
     /// Reads the superblock and the group descriptors, and the journal when it is dirty.
-    pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
-        let device = Arc::new(Device::new(volume.clone()));
-        // The crate's own cache is behind one lock; ours is not, so it gets no blocks.
-        let fs = Arc::new(Filesystem::mount_with_cache(device, 0).map_err(from_ext)?);
-        let contents: Arc<dyn ReadAt> = match fs.cache_pinned_blocks() {
-            0 => volume,
-            _ => Arc::new(Replayed { fs: fs.clone() }),
+    pub fn open(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Arc<dyn GuestFs>> {
+        let header = Header::read(&*volume)?;
+        let fs = mount(ext_journal::without(volume.clone(), &header)?)?;
+        header.warn();
+        if !header.needs_recovery() {
+            return Ok(Arc::new(ExtFs {
+                fs,
+                contents: volume,
+                changes: Changes::default(),
+            }));
+        }
+        let journal = match header.journal_inode() {
+            Some(inode) => journal_in(&fs, inode, volume.clone())?,
+            None => Journal::outside(&header, others)?,
         };
-        Ok(Arc::new(ExtFs { fs, contents }))
+        let replayed = journal.replay(volume.clone())?;
+        let fs = mount(replayed.volume.clone())?;
+        let inode_bytes = usize::from(fs.sb.inode_size);
+        let stored = |inode| fs.read_inode_raw(inode).map_err(from_ext);
+        let changes = Changes::of(replayed.fast, inode_bytes, &stored)?;
+        let contents = match replayed.is_bare {
+            true => volume,
+            false => replayed.volume,
+        };
+        Ok(Arc::new(ExtFs {
+            fs,
+            contents,
+            changes,
+        }))
     }
 
     fn inode(&self, number: GuestInode) -> Result<(u32, Inode, Vec<u8>)> {
@@ -72,13 +83,32 @@ impl ExtFs {
             .ok()
             .filter(|&n| n != 0 && n <= self.fs.sb.inodes_count)
             .ok_or_else(|| Error::corrupt("an inode number is out of range"))?;
-        let (inode, raw) = self.fs.read_inode_verified(number).map_err(from_ext)?;
+        let (mut inode, raw) = match self.changes.inode_of(number) {
+            Some(raw) => self.changed_inode(raw)?,
+            None => self.fs.read_inode_verified(number).map_err(from_ext)?,
+        };
+        inode.links_count = self.changes.links_of(number, inode.links_count);
         if inode.links_count == 0 || inode.mode == 0 {
             return Err(Error::corrupt(
                 "a name leads to an inode that is not in use",
             ));
         }
         Ok((number, inode, raw))
+    }
+
+    /// An inode from a fast commit, which has no checksum of its own.
+    fn changed_inode(&self, raw: &[u8]) -> Result<(Inode, Vec<u8>)> {
+        let inode = Inode::parse(raw).map_err(from_ext)?;
+        // As the crate does: directories have no holes.
+        if inode.is_dir() && inode.size > self.contents.len_bytes() {
+            return Err(Error::corrupt("a directory is larger than its file system"));
+        }
+        Ok((inode, raw.to_vec()))
+    }
+
+    fn map(&self, number: u32, inode: &Inode) -> InodeMap {
+        let map = InodeMap::new(self.fs.clone(), number, inode.clone());
+        map.with(self.changes.ranges_of(number))
     }
 
     fn directory(&self, number: GuestInode) -> Result<(u32, Inode, Vec<u8>)> {
@@ -118,6 +148,58 @@ impl ExtFs {
             .collect())
     }
 
+    /// Whether a link's target is in its inode and not in a block. Linux goes by whether the link has blocks other
+    /// than that of its attributes; where attributes may be inodes, which count as well, by the length.
+    fn is_fast_link(&self, inode: &Inode) -> bool {
+        if inode.has_extents() {
+            return false;
+        }
+        if self.fs.sb.feature_incompat & INCOMPAT_EA_INODE != 0 {
+            return inode.size < inode.block.len() as u64;
+        }
+        let attributes = match inode.file_acl {
+            0 => 0,
+            _ => self.cluster_bytes(),
+        };
+        inode.blocks.saturating_mul(self.unit_bytes(inode)) == attributes
+    }
+
+    /// What is allocated at once.
+    fn cluster_bytes(&self) -> u64 {
+        match self.fs.sb.feature_ro_compat & RO_COMPAT_BIGALLOC {
+            0 => u64::from(self.fs.sb.block_size()),
+            _ => 1024u64
+                .checked_shl(le32(&self.fs.sb.raw, 0x1C))
+                .unwrap_or(0),
+        }
+    }
+
+    /// What `blocks` of an inode counts.
+    fn unit_bytes(&self, inode: &Inode) -> u64 {
+        let in_blocks = inode.flags & FLAG_HUGE_FILE != 0
+            && self.fs.sb.feature_ro_compat & RO_COMPAT_HUGE_FILE != 0;
+        match in_blocks {
+            true => u64::from(self.fs.sb.block_size()),
+            false => 512,
+        }
+    }
+
+    /// A part of the names that are on the volume.
+    fn stored_list(&self, number: u32, inode: &Inode, raw: &[u8], cursor: u64) -> Result<Batch> {
+        if inode.has_inline_data() {
+            return Ok(Batch {
+                entries: self.inline_entries(number, inode, raw)?,
+                next: None,
+            });
+        }
+        let mut all = Vec::new();
+        let next = self.for_blocks(number, inode, cursor, |logical, entries| {
+            all.extend(entries);
+            all.len() < BATCH_ENTRIES && logical - cursor < BATCH_BLOCKS
+        })?;
+        Ok(Batch { entries: all, next })
+    }
+
     /// Calls `each` for the blocks of a directory from `from` on, until it says stop.
     fn for_blocks(
         &self,
@@ -126,7 +208,7 @@ impl ExtFs {
         from: u64,
         mut each: impl FnMut(u64, Vec<GuestEntry>) -> bool,
     ) -> Result<Option<u64>> {
-        let map = InodeMap::new(self.fs.clone(), number, inode.clone());
+        let map = self.map(number, inode);
         let blocks = inode.size.div_ceil(u64::from(self.fs.sb.block_size()));
         let mut logical = from;
         while logical < blocks {
@@ -229,12 +311,7 @@ impl GuestFs for ExtFs {
         let (_, inode, _) = self.inode(inode)?;
         let kind = kind_of_mode(u32::from(inode.mode))
             .ok_or_else(|| Error::corrupt("an inode has no known type"))?;
-        let in_blocks = inode.flags & FLAG_HUGE_FILE != 0
-            && self.fs.sb.feature_ro_compat & RO_COMPAT_HUGE_FILE != 0;
-        let unit = match in_blocks {
-            true => u64::from(self.fs.sb.block_size()),
-            false => 512,
-        };
+        let unit = self.unit_bytes(&inode);
         let device = |at: usize| {
             let bytes = &inode.block[at..at + 4];
             u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -269,12 +346,16 @@ impl GuestFs for ExtFs {
 
     fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
         let (number, inode, raw) = self.directory(dir)?;
+        if let Some(changed) = self.changes.lookup(number, name) {
+            return Ok(changed.map(u64::from));
+        }
         if inode.has_inline_data() {
             let entries = self.inline_entries(number, &inode, &raw)?;
             let found = entries.into_iter().find(|entry| entry.name == name);
             return Ok(found.map(|entry| entry.inode));
         }
-        if inode.flags & FLAG_INDEX != 0 {
+        // The crate looks at the inode on the volume.
+        if inode.flags & FLAG_INDEX != 0 && !self.changes.is_new(number) {
             let found = self.fs.lookup_at(number, name.as_bytes());
             match found {
                 Ok(found) => return Ok(Some(u64::from(found))),
@@ -293,18 +374,24 @@ impl GuestFs for ExtFs {
 
     fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch> {
         let (number, inode, raw) = self.directory(dir)?;
-        if inode.has_inline_data() {
-            return Ok(Batch {
-                entries: self.inline_entries(number, &inode, &raw)?,
-                next: None,
-            });
+        let mut batch = self.stored_list(number, &inode, &raw, cursor)?;
+        if let Some(changed) = self.changes.names_of(number) {
+            batch
+                .entries
+                .retain(|entry| !changed.contains_key(&entry.name));
+            if batch.next.is_none() {
+                batch
+                    .entries
+                    .extend(changed.iter().filter_map(|(name, inode)| {
+                        Some(GuestEntry {
+                            name: name.clone(),
+                            inode: u64::from((*inode)?),
+                            kind: None,
+                        })
+                    }));
+            }
         }
-        let mut all = Vec::new();
-        let next = self.for_blocks(number, &inode, cursor, |logical, entries| {
-            all.extend(entries);
-            all.len() < BATCH_ENTRIES && logical - cursor < BATCH_BLOCKS
-        })?;
-        Ok(Batch { entries: all, next })
+        Ok(batch)
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
@@ -321,10 +408,7 @@ impl GuestFs for ExtFs {
             ));
         }
         let mut target = vec![0; inode.size as usize];
-        if target.len() < inode.block.len() && !inode.has_inline_data() {
-            let len = target.len();
-            target.copy_from_slice(&inode.block[..len]);
-        } else {
+        if inode.has_inline_data() {
             let read = fs_ext4::file_io::read_with_raw_verified(
                 &self.fs,
                 &inode,
@@ -338,6 +422,14 @@ impl GuestFs for ExtFs {
             if read != inode.size {
                 return Err(Error::corrupt("a symbolic link's target is cut short"));
             }
+        } else if self.is_fast_link(&inode) {
+            let stored = inode.block.get(..target.len()).ok_or_else(|| {
+                Error::corrupt("a symbolic link's target is longer than its inode holds")
+            })?;
+            target.copy_from_slice(stored);
+        } else {
+            let map = self.map(number, &inode);
+            RunFile::new(self.contents.clone(), map, inode.size)?.read_exact_at(&mut target, 0)?;
         }
         Ok(OsString::from_vec(target))
     }
@@ -379,7 +471,7 @@ impl GuestFs for ExtFs {
             content.resize(len as usize, 0);
             return Ok(Arc::new(content));
         }
-        let map = InodeMap::new(self.fs.clone(), number, inode);
+        let map = self.map(number, &inode);
         Ok(Arc::new(RunFile::new(self.contents.clone(), map, len)?))
     }
 }
@@ -406,6 +498,41 @@ fn acl_from_disk(value: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The crate on a volume without a journal. Its own cache is behind one lock; ours is not, so it gets no blocks.
+fn mount(volume: Arc<dyn ReadAt>) -> Result<Arc<Filesystem>> {
+    let device = Arc::new(Device::new(volume));
+    let fs = Filesystem::mount_with_cache(device, 0).map_err(from_ext)?;
+    Ok(Arc::new(fs))
+}
+
+/// The journal in an inode of its file system.
+fn journal_in(fs: &Arc<Filesystem>, number: u32, volume: Arc<dyn ReadAt>) -> Result<Journal> {
+    let (inode, _) = fs.read_inode_verified(number).map_err(from_ext)?;
+    if !inode.is_file() || inode.has_inline_data() {
+        return Err(Error::corrupt("the inode of the journal is not a file"));
+    }
+    let block_bytes = u64::from(fs.sb.block_size());
+    let blocks = inode.size / block_bytes;
+    let map = InodeMap::new(fs.clone(), number, inode);
+    let mut next = 0;
+    let runs =
+        std::iter::from_fn(|| {
+            if next >= blocks {
+                return None;
+            }
+            Some(map.block_run(next).and_then(|run| {
+                let first = next;
+                next = run.end;
+                match run.physical {
+                    Some(physical) => Ok((run.end.min(blocks), physical)),
+                    None => Err(Error::corrupt("the journal has holes")
+                        .at(first.saturating_mul(block_bytes))),
+                }
+            }))
+        });
+    Journal::inside(volume, block_bytes, runs)
+}
+
 fn encrypted(what: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,
@@ -418,11 +545,43 @@ pub(super) fn from_ext(error: fs_ext4::Error) -> Error {
     use fs_ext4::Error as E;
     match error {
         E::Io(error) => from_io(error),
-        error @ (E::UnsupportedIncompat(_) | E::UnsupportedRoCompat(_) | E::Unsupported(_)) => {
+        E::UnsupportedIncompat(bits) => Error::new(
+            ErrorKind::Unsupported,
+            format!("ext: unsupported features: {}", feature_names(bits)),
+        ),
+        error @ (E::UnsupportedRoCompat(_) | E::Unsupported(_)) => {
             Error::new(ErrorKind::Unsupported, format!("ext: {error}"))
         }
         error => Error::corrupt(format!("ext: {error}")),
     }
+}
+
+/// The features in a mask (`s_feature_incompat`), as `dumpe2fs` names them.
+fn feature_names(bits: u32) -> String {
+    const NAMES: [(u32, &str); 16] = [
+        (0x1, "compression"),
+        (0x2, "filetype"),
+        (0x4, "needs_recovery"),
+        (0x8, "journal_dev"),
+        (0x10, "meta_bg"),
+        (0x40, "extents"),
+        (0x80, "64bit"),
+        (0x100, "mmp"),
+        (0x200, "flex_bg"),
+        (0x400, "ea_inode"),
+        (0x1000, "dirdata"),
+        (0x2000, "metadata_csum_seed"),
+        (0x4000, "large_dir"),
+        (0x8000, "inline_data"),
+        (0x1_0000, "encrypt"),
+        (0x2_0000, "casefold"),
+    ];
+    let set = (0..32).map(|bit| 1u32 << bit).filter(|bit| bits & bit != 0);
+    let name = |bit| match NAMES.iter().find(|(known, _)| *known == bit) {
+        Some((_, name)) => (*name).to_string(),
+        None => format!("unknown ({bit:#x})"),
+    };
+    set.map(name).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

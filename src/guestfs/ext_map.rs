@@ -11,6 +11,7 @@ use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::inode::Inode;
 
 use super::ext::from_ext;
+use super::ext_journal::changes::Ranges;
 use super::run_file::{Run, RunMap};
 use crate::error::{Error, Result};
 
@@ -32,6 +33,8 @@ pub struct InodeMap {
     number: u32,
     inode: Inode,
     block_bytes: u64,
+    /// What counts before the inode's own map.
+    changed: Option<Arc<Ranges>>,
 }
 
 impl InodeMap {
@@ -43,7 +46,13 @@ impl InodeMap {
             number,
             inode,
             block_bytes,
+            changed: None,
         }
+    }
+
+    /// The same map under ranges that lie elsewhere.
+    pub fn with(self, changed: Option<Arc<Ranges>>) -> Self {
+        InodeMap { changed, ..self }
     }
 
     /// The run at a block of the file.
@@ -51,10 +60,16 @@ impl InodeMap {
     /// # Errors
     /// `Corrupt` when the map makes no sense or points out of the file system.
     pub fn block_run(&self, logical: u64) -> Result<BlockRun> {
-        let run = if self.inode.has_extents() {
-            self.extent_run(logical)?
-        } else {
-            self.pointer_run(logical)?
+        let run = match self.changed.as_ref().map(|ranges| ranges.at(logical)) {
+            Some(Ok((physical, end))) => BlockRun { physical, end },
+            Some(Err(next)) => {
+                let run = self.own_run(logical)?;
+                BlockRun {
+                    end: run.end.min(next),
+                    ..run
+                }
+            }
+            None => self.own_run(logical)?,
         };
         if run.end <= logical {
             return Err(Error::corrupt("an inode's map goes backwards"));
@@ -66,6 +81,14 @@ impl InodeMap {
             }
         }
         Ok(run)
+    }
+
+    fn own_run(&self, logical: u64) -> Result<BlockRun> {
+        if self.inode.has_extents() {
+            self.extent_run(logical)
+        } else {
+            self.pointer_run(logical)
+        }
     }
 
     fn extent_run(&self, logical: u64) -> Result<BlockRun> {

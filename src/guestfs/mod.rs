@@ -14,6 +14,7 @@ mod chunked;
 pub mod device;
 pub mod disk;
 mod ext;
+mod ext_journal;
 mod ext_map;
 mod fat;
 mod fat_dir;
@@ -186,7 +187,7 @@ pub fn open_among(
     others: Others<'_>,
 ) -> Result<Arc<dyn GuestFs>> {
     match content {
-        Content::Ext => ext::ExtFs::open(volume),
+        Content::Ext => ext::ExtFs::open(volume, others),
         Content::Xfs => xfs::XfsFs::open(volume),
         Content::Btrfs => btrfs::BtrfsFs::open(volume, others),
         Content::Ntfs => ntfs::NtfsFs::open(volume),

@@ -63,9 +63,25 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 
 /// The CRC-32C of iSCSI.
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |register, &byte| {
+    !crc32c_update(u32::MAX, bytes)
+}
+
+/// Updates a CRC-32C register (reflected) without any final inversion, as ext4 and jbd2 use it.
+pub fn crc32c_update(register: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(register, |register, &byte| {
         (register >> 8) ^ CASTAGNOLI[usize::from((register as u8) ^ byte)]
     })
+}
+
+/// Updates a CRC-32 register that is not reflected (polynomial 0x04C11DB7) without any final inversion.
+pub fn crc32_be_update(register: u32, bytes: &[u8]) -> u32 {
+    // The same polynomial as the reflected one, with all bits in the opposite order.
+    bytes
+        .iter()
+        .fold(register.reverse_bits(), |register, &byte| {
+            (register >> 8) ^ TABLE[usize::from((register as u8) ^ byte.reverse_bits())]
+        })
+        .reverse_bits()
 }
 
 const TABLE: [u32; 256] = table(0xEDB8_8320);
@@ -99,6 +115,8 @@ mod tests {
     fn checksums_match_their_published_check_values() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        // CRC-32/MPEG-2.
+        assert_eq!(crc32_be_update(u32::MAX, b"123456789"), 0x0376_E6E7);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bodies::{BODIES, DATA_AT, SEPARATOR};
+use crate::bodies::{BODIES, DATA_AT, EXT_BLOCKS, EXT_PIECES, SEPARATOR};
 use crate::support::chain::{Chain, Storage};
+use crate::support::ext;
 use crate::support::golden::unpack;
 use crate::support::md;
 use crate::support::rng::Rng;
@@ -136,6 +137,37 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             }
             chunks
         }
+        "ext_journal" => [(ext::Sums::None, 0), (ext::Sums::None, 0x20), (ext::Sums::V2, 4)]
+            .map(|(sums, features)| {
+                let at = ext::CONTENTS as u64;
+                let mut journal = ext::Journal::new(sums, features == 0, features, 0);
+                journal.blocks(&[(at, &[7; ext::BLOCK]), (at + 1, &[8; ext::BLOCK])]);
+                journal.commit();
+                journal.revoke(&[at + 2]);
+                journal.commit();
+                let raw = ext::inode(0o100_644, 3000, 1, 6, ext::EXTENTS, &ext::extent(1, 30));
+                let commits = [
+                    vec![
+                        ext::tags::inode(20, &raw),
+                        ext::tags::add_range(20, 0, 2, 30),
+                        ext::tags::create(2, 20, "new"),
+                    ],
+                    vec![
+                        ext::tags::delete_range(20, 1, 1),
+                        ext::tags::link(2, 12, "again"),
+                        ext::tags::unlink(2, 12, "0"),
+                    ],
+                ];
+                journal.fast(journal.sequence, &commits);
+                let volume = ext::Volume::new().with(&journal);
+                let [_, start, fast] = EXT_BLOCKS.map(|block| block * ext::BLOCK);
+                joined(&[
+                    &volume[..start],
+                    &volume[start..start + EXT_PIECES[0] * ext::BLOCK],
+                    &volume[fast..fast + 3 * ext::BLOCK],
+                ])
+            })
+            .to_vec(),
         other => panic!("{other} has no seeds"),
     }
 }
@@ -249,6 +281,11 @@ fn md_superblocks() {
 #[test]
 fn chunks_of_system_compression() {
     drive("wof_chunk");
+}
+
+#[test]
+fn journals_of_ext() {
+    drive("ext_journal");
 }
 
 /// For cargo-fuzz, which finds more when it begins with what is sound: see `fuzz/README.md`.

@@ -81,6 +81,11 @@ fn damaged_ext4_with_a_journal() {
 }
 
 #[test]
+fn damaged_ext4_with_fast_commits() {
+    mutate_disk("ext4-fast-commit");
+}
+
+#[test]
 fn damaged_xfs() {
     mutate_disk("xfs-dirty");
 }

@@ -62,6 +62,29 @@ fn ext4_with_a_dirty_journal() {
 }
 
 #[test]
+fn ext4_with_commits_that_are_fast_or_asynchronous() {
+    compare_golden("ext4-fast-commit");
+    compare_golden("ext4-async-commit");
+    compare_golden("ext4-csum-async-commit");
+}
+
+#[test]
+fn ext4_with_its_journal_on_another_disk() {
+    let [first, second] =
+        ["a", "b"].map(|letter| golden(&format!("ext4-external-journal-{letter}")));
+    let context = context_of(vec![("xvda", first.clone()), ("xvdb", second)]);
+    let open: OpenDisk = Arc::new(move || Ok(first.clone()));
+    let manifest = golden_text("ext4-external-journal.manifest");
+    let root = disk_children(context, "xvda", open.clone());
+    compare("ext4-external-journal", &*root, &manifest, |_| false);
+    let alone = disk_children(context_of(Vec::new()), "xvda", open);
+    let Err(error) = alone.list() else {
+        panic!("an older state is shown");
+    };
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
 fn xfs_with_a_dirty_log() {
     compare_golden("xfs-dirty");
 }

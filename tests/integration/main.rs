@@ -15,6 +15,7 @@ mod commands;
 mod damage;
 mod disk_layout;
 mod encryption;
+mod ext_journal;
 mod far_files;
 #[cfg(feature = "s3")]
 mod first_contact;

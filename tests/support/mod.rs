@@ -35,6 +35,7 @@ pub mod chain;
 pub mod clutter;
 pub mod damage;
 pub mod dates;
+pub mod ext;
 pub mod extents;
 pub mod far;
 pub mod files;

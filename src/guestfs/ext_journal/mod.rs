@@ -1,0 +1,252 @@
+//! The journal of ext3 and ext4, replayed as a view: nothing is copied, and the reader gets a volume that looks as if
+//! it had been unmounted.
+//!
+//! A journal is an inode of the file system or a device of its own. Its log gives blocks that count in place of the
+//! volume's ([`overlay`]). What was synced since the last full commit is in fast commits ([`fast_commit`]), which tell
+//! of inodes, ranges and names and not of blocks; they become [`changes`] that the reader looks at first.
+//!
+//! Format: Linux's Documentation/filesystems/ext4/journal.rst; of the values in fast commits what images show.
+
+pub(super) mod changes;
+mod fast_commit;
+mod log;
+mod overlay;
+mod place;
+mod superblock;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use self::fast_commit::FastCommit;
+use self::overlay::Overlay;
+use self::place::{Blocks, Place};
+use self::superblock::JournalSuperblock;
+use super::Others;
+use super::device::Device;
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::ReadAt;
+use crate::volume::Content;
+use crate::volume::bits::{be32, crc32c_update, le16, le32};
+
+/// Where the superblock of ext is, and how long.
+const SUPERBLOCK_AT: u64 = 1024;
+const SUPERBLOCK_BYTES: usize = 1024;
+
+const COMPAT_HAS_JOURNAL: u32 = 0x4;
+const INCOMPAT_RECOVER: u32 = 0x4;
+const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
+const STATE_CLEAN: u16 = 1;
+const STATE_ERRORS: u16 = 2;
+const CHECKSUM: usize = 0x3FC;
+
+/// What the superblock of a volume says of its journal.
+pub struct Header {
+    raw: [u8; SUPERBLOCK_BYTES],
+}
+
+impl Header {
+    /// Reads the superblock.
+    ///
+    /// # Errors
+    /// Whatever kept it from being read.
+    pub fn read(volume: &dyn ReadAt) -> Result<Self> {
+        let mut raw = [0; SUPERBLOCK_BYTES];
+        volume.read_exact_at(&mut raw, SUPERBLOCK_AT)?;
+        Ok(Header { raw })
+    }
+
+    fn has_journal(&self) -> bool {
+        le32(&self.raw, 0x5C) & COMPAT_HAS_JOURNAL != 0
+    }
+
+    /// Whether the journal holds something newer. Linux ignores what is in it otherwise.
+    pub fn needs_recovery(&self) -> bool {
+        le32(&self.raw, 0x60) & INCOMPAT_RECOVER != 0
+    }
+
+    /// The inode of the journal; `None` when that is on another device.
+    pub fn journal_inode(&self) -> Option<u32> {
+        Some(le32(&self.raw, 0xE0)).filter(|&inode| inode != 0)
+    }
+
+    fn block_bytes(&self) -> Option<u64> {
+        1024u64
+            .checked_shl(le32(&self.raw, 0x18))
+            .filter(|&bytes| bytes <= 64 << 10)
+    }
+
+    fn uuid(&self, at: usize) -> &[u8] {
+        &self.raw[at..at + 16]
+    }
+
+    /// What a person should know of the state that the guest left.
+    pub fn warn(&self) {
+        let state = le16(&self.raw, 0x3A);
+        if state & STATE_ERRORS != 0 {
+            tracing::warn!(
+                "ext: the guest has found errors in this file system and not repaired them"
+            );
+        } else if state & STATE_CLEAN == 0 && !self.has_journal() {
+            tracing::warn!(
+                "ext: the file system was in use and has no journal; it is shown as it is on the disk"
+            );
+        }
+    }
+
+    /// The superblock of a file system without a journal.
+    fn without_journal(&self) -> [u8; SUPERBLOCK_BYTES] {
+        let mut raw = self.raw;
+        let checksum = |raw: &[u8]| crc32c_update(u32::MAX, &raw[..CHECKSUM]);
+        let sealed = le32(&raw, 0x64) & RO_COMPAT_METADATA_CSUM != 0
+            && checksum(&raw) == le32(&raw, CHECKSUM);
+        for (at, bit) in [(0x5C, COMPAT_HAS_JOURNAL), (0x60, INCOMPAT_RECOVER)] {
+            let without = le32(&raw, at) & !bit;
+            raw[at..at + 4].copy_from_slice(&without.to_le_bytes());
+        }
+        raw[0xE0..0xE4].fill(0);
+        // One that is wrong stays wrong.
+        if sealed {
+            let sum = checksum(&raw);
+            raw[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+        }
+        raw
+    }
+}
+
+/// The volume as it is on the disk, for a reader that is not to look at the journal.
+///
+/// # Errors
+/// None so far.
+pub fn without(volume: Arc<dyn ReadAt>, header: &Header) -> Result<Arc<dyn ReadAt>> {
+    let mut view = Overlay::new(volume, None)?;
+    view.set_superblock(header.without_journal());
+    Ok(Arc::new(view))
+}
+
+/// A journal that was found, and which of its blocks is its superblock.
+pub struct Journal {
+    place: Place,
+    superblock: u64,
+}
+
+impl Journal {
+    /// A journal in these runs of a volume's blocks: the end of each in the journal, and where it begins.
+    ///
+    /// # Errors
+    /// `Corrupt` when they do not lie on the volume.
+    pub fn inside(
+        volume: Arc<dyn ReadAt>,
+        block_bytes: u64,
+        runs: impl Iterator<Item = Result<(u64, u64)>>,
+    ) -> Result<Self> {
+        let mut place = Place::new(Arc::new(Device::new(volume)), block_bytes);
+        for run in runs {
+            let (end, physical) = run?;
+            place.push(end, physical)?;
+        }
+        Ok(Journal {
+            place,
+            superblock: 0,
+        })
+    }
+
+    /// Looks for the journal device that a superblock names.
+    ///
+    /// # Errors
+    /// `Unsupported` when it is not there, or twice: what it holds would be missing.
+    pub fn outside(header: &Header, others: Others<'_>) -> Result<Self> {
+        let wanted = header.uuid(0xD0);
+        let named = uuid_text(wanted);
+        let mut found = Vec::new();
+        for (place, volume) in others(Content::ExtJournal)? {
+            let other = Header::read(&*volume)?;
+            if other.uuid(0x68) == wanted {
+                found.push((place, other, volume));
+            }
+        }
+        let unsupported = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
+        if found.len() > 1 {
+            let places: Vec<&str> = found.iter().map(|(place, ..)| place.as_str()).collect();
+            return unsupported(format!(
+                "the journal of this file system (UUID {named}) is there more than once: {}",
+                places.join(", ")
+            ));
+        }
+        let Some((at, other, volume)) = found.pop() else {
+            return unsupported(format!(
+                "the journal of this file system is on another disk (UUID {named}), which was not found; without it an older state would be shown"
+            ));
+        };
+        let Some(block_bytes) = other
+            .block_bytes()
+            .filter(|_| other.block_bytes() == header.block_bytes())
+        else {
+            return Err(Error::corrupt(format!(
+                "the journal at {at} has blocks of another size than its file system"
+            )));
+        };
+        tracing::debug!(journal = %at, "ext: the journal is on another disk");
+        let mut place = Place::new(Arc::new(Device::new(volume)), block_bytes);
+        // Its blocks are counted from the start of the device; its superblock follows that of ext.
+        place.push(u64::from(le32(&other.raw, 4)), 0)?;
+        Ok(Journal {
+            place,
+            superblock: SUPERBLOCK_AT / block_bytes + 1,
+        })
+    }
+
+    /// Reads the journal: the volume as it is after the log, and the fast commits that come on top of that.
+    ///
+    /// # Errors
+    /// `Corrupt` for a journal that makes no sense, `Unsupported` for one that is not understood, and whatever
+    /// kept something from being read.
+    pub fn replay(self, volume: Arc<dyn ReadAt>) -> Result<Replayed> {
+        const USERS: usize = 0x40;
+        let mut blocks = Blocks::new(&self.place);
+        let first = blocks.get(self.superblock)?;
+        if self.superblock != 0 && be32(first, USERS) > 1 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the journal is shared by several file systems",
+            ));
+        }
+        let superblock = JournalSuperblock::parse(first, self.place.blocks())?;
+        let log = log::read(&self.place, &superblock)?;
+        // Without a log there is nothing that fast commits could be on top of.
+        let fast = match &superblock.fast {
+            Some(area) if superblock.start != 0 => {
+                fast_commit::read(&self.place, area.clone(), log.next)?
+            }
+            _ => Vec::new(),
+        };
+        let mut overlay = Overlay::new(volume, Some((self.place, log)))?;
+        let header = Header::read(&overlay)?;
+        overlay.set_superblock(header.without_journal());
+        Ok(Replayed {
+            is_bare: overlay.is_bare(),
+            volume: Arc::new(overlay),
+            fast,
+        })
+    }
+}
+
+/// A volume after its journal.
+pub struct Replayed {
+    /// The volume, with a superblock that says that there is no journal.
+    pub volume: Arc<dyn ReadAt>,
+    /// Whether only the superblock is another one.
+    pub is_bare: bool,
+    /// What comes on top.
+    pub fast: Vec<FastCommit>,
+}
+
+fn uuid_text(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
