@@ -8,7 +8,7 @@
 use super::bits::{be32, has, le16, le32, le64};
 use super::{Partition, PartitionType};
 use crate::error::Result;
-use crate::io::ReadAt;
+use crate::io::{ReadAt, check_range};
 
 /// What a volume holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,6 +136,10 @@ pub fn identify(volume: &dyn ReadAt) -> Result<Content> {
     }
     if is_zfs(volume)? {
         return Ok(Content::Zfs);
+    }
+    // Last: all it has is a BIOS parameter block, which other formats may have left standing.
+    if is_unmarked_fat(volume, &head)? {
+        return Ok(Content::Fat);
     }
     Ok(if head.iter().all(|&byte| byte == 0) {
         Content::Zeros
@@ -272,17 +276,67 @@ fn is_fat(head: &[u8]) -> bool {
     let Some(boot) = head.get(..512) else {
         return false;
     };
-    let bytes_per_sector = le16(boot, 11);
-    let sectors_per_cluster = boot[13];
+    has_fat_signature(boot)
+        && has_fat_jump(boot)
+        && has_fat_sizes(boot)
+        && (le16(boot, 19) != 0 || le32(boot, 32) != 0)
+}
+
+fn has_fat_signature(boot: &[u8]) -> bool {
     has(boot, 510, &[0x55, 0xAA])
-        && (boot[0] == 0xE9 || boot[0] == 0xEB)
-        && (512..=4096).contains(&bytes_per_sector)
+}
+
+fn has_fat_jump(boot: &[u8]) -> bool {
+    matches!(boot.first(), Some(0xE9 | 0xEB))
+}
+
+/// What the first fields of a BIOS parameter block must be for Linux to take it for one.
+fn has_fat_sizes(boot: &[u8]) -> bool {
+    let bytes_per_sector = le16(boot, 11);
+    let (sectors_per_cluster, tables, media) = (boot[13], boot[16], boot[21]);
+    (512..=4096).contains(&bytes_per_sector)
         && bytes_per_sector.is_power_of_two()
         && sectors_per_cluster.is_power_of_two()
         && le16(boot, 14) != 0
-        && (1..=2).contains(&boot[16])
-        && (boot[21] == 0xF0 || boot[21] >= 0xF8)
-        && (le16(boot, 19) != 0 || le32(boot, 32) != 0)
+        && tables != 0
+        && (media == 0xF0 || media >= 0xF8)
+        // JFS and HPFS of OS/2 have a boot sector like it.
+        && !has(boot, 54, b"JFS     ")
+        && !has(boot, 54, b"HPFS    ")
+}
+
+/// A FAT whose boot sector lacks its signature or its jump, which Linux does not ask for. All else must fit: the
+/// tables lie within the volume, and when nothing else speaks for it, the first of them begins with the media
+/// byte.
+fn is_unmarked_fat(volume: &dyn ReadAt, head: &[u8]) -> Result<bool> {
+    let Some(boot) = head.get(..512).filter(|boot| has_fat_sizes(boot)) else {
+        return Ok(false);
+    };
+    let sector_bytes = u64::from(le16(boot, 11));
+    let sectors = match le16(boot, 19) {
+        0 => u64::from(le32(boot, 32)),
+        small => u64::from(small),
+    };
+    let table_sectors = match le16(boot, 22) {
+        0 => u64::from(le32(boot, 36)),
+        short => u64::from(short),
+    };
+    let reserved = u64::from(le16(boot, 14));
+    let root_sectors = (u64::from(le16(boot, 17)) * 32).div_ceil(sector_bytes);
+    let data_start = reserved + u64::from(boot[16]) * table_sectors + root_sectors;
+    // Also that there is a cluster.
+    if table_sectors == 0 || data_start + u64::from(boot[13]) > sectors {
+        return Ok(false);
+    }
+    if has_fat_signature(boot) || has_fat_jump(boot) {
+        return Ok(true);
+    }
+    let (mut entry, at) = ([0; 2], reserved * sector_bytes);
+    if check_range(at, 2, volume.len_bytes()).is_err() {
+        return Ok(false);
+    }
+    volume.read_exact_at(&mut entry, at)?;
+    Ok(entry == [boot[21], 0xFF])
 }
 
 /// Linux writes the signature at the end of the first page, whatever the page size was.
@@ -386,6 +440,94 @@ mod tests {
         for (content, at, bytes) in cases {
             let volume = with(1 << 20, &[(*at, bytes)]);
             assert_eq!(identify(&volume).unwrap(), *content);
+        }
+    }
+
+    /// A FAT16 of 16 MiB: its boot sector, and the first entries of its table.
+    fn fat(marks: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut volume = with(
+            1 << 20,
+            &[
+                (0, &[0xEB, 0x3C, 0x90]),
+                (3, b"mkfs.fat"),
+                (11, &[0, 2, 4, 4, 0, 2, 0, 2, 0, 0x80, 0xF8, 32, 0]),
+                (510, &[0x55, 0xAA]),
+                (4 * 512, &[0xF8, 0xFF, 0xFF, 0xFF]),
+            ],
+        );
+        for (at, bytes) in marks {
+            volume[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        volume
+    }
+
+    #[test]
+    fn fat_is_known_by_its_parameters_as_in_linux() {
+        let no_jump: (usize, &[u8]) = (0, &[0; 3]);
+        let no_signature: (usize, &[u8]) = (510, &[0; 2]);
+        for marks in [
+            &[][..],
+            &[no_jump],
+            &[no_signature],
+            &[no_jump, no_signature],
+            // More tables, other media; a table that does not begin as it should.
+            &[no_jump, (16, &[4])],
+            &[no_signature, (21, &[0xF0])],
+        ] {
+            assert_eq!(identify(&fat(marks)).unwrap(), Content::Fat, "{marks:?}");
+        }
+        let no_fat: [&[(usize, &[u8])]; 12] = [
+            &[no_jump, no_signature, (4 * 512, &[0xF0])],
+            &[no_jump, no_signature, (4 * 512 + 1, &[0])],
+            &[no_jump, (11, &[0, 1])],
+            &[no_jump, (11, &[0, 3])],
+            &[no_jump, (13, &[0])],
+            &[no_jump, (13, &[3])],
+            &[no_jump, (14, &[0, 0])],
+            &[no_jump, (16, &[0])],
+            &[no_jump, (21, &[0xF1])],
+            &[no_jump, (22, &[0, 0])],
+            // Tables longer than the volume, and a volume without sectors.
+            &[no_jump, (22, &[0, 0x80])],
+            &[no_jump, (19, &[0, 0])],
+        ];
+        for marks in no_fat {
+            assert_eq!(
+                identify(&fat(marks)).unwrap(),
+                Content::Unknown,
+                "{marks:?}"
+            );
+        }
+        // What OS/2 keeps there, with and without the marks.
+        for name in [b"JFS     ", b"HPFS    "] {
+            assert_eq!(identify(&fat(&[(54, name)])).unwrap(), Content::Unknown);
+            let marks: [(usize, &[u8]); 2] = [no_jump, (54, name)];
+            assert_eq!(identify(&fat(&marks)).unwrap(), Content::Unknown);
+        }
+    }
+
+    #[test]
+    fn what_has_the_parameters_of_a_fat_by_chance_or_from_before_is_not_one() {
+        let left_over: (usize, &[u8]) = (0, &[0; 3]);
+        for (content, at, bytes) in [
+            (Content::Ext, 1080, &[0x53, 0xEF][..]),
+            (Content::Btrfs, 0x10040, b"_BHRfS_M"),
+            (Content::Swap, 4086, b"SWAPSPACE2"),
+            (Content::Iso9660, 32769, b"CD001"),
+            (Content::Ntfs, 3, b"NTFS    "),
+        ] {
+            let volume = fat(&[left_over, (at, bytes)]);
+            assert_eq!(identify(&volume).unwrap(), content);
+        }
+        // How the code of Windows' MBR and of GRUB's begins.
+        let windows = [
+            0x33, 0xC0, 0x8E, 0xD0, 0xBC, 0x00, 0x7C, 0x8E, 0xC0, 0x8E, 0xD8, 0xBE, 0x00, 0x7C,
+            0xBF, 0x00, 0x06, 0xB9, 0x00, 0x02, 0xFC, 0xF3, 0xA4, 0x50,
+        ];
+        let signature: (usize, &[u8]) = (510, &[0x55, 0xAA]);
+        for code in [&windows[..], &[0xEB, 0x63, 0x90]] {
+            let mbr = with(1 << 20, &[(0, code), signature]);
+            assert_eq!(identify(&mbr).unwrap(), Content::Unknown);
         }
     }
 

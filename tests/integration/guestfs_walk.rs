@@ -16,7 +16,7 @@ use brfs::error::ErrorKind;
 use brfs::guestfs::disk::{OpenDisk, disk_children, lvm_root};
 use brfs::guestfs::open;
 use brfs::io::ReadAt;
-use brfs::tree::{Directory, NodeKind};
+use brfs::tree::{Directory, Node, NodeKind};
 use brfs::volume::Content;
 
 fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {
@@ -253,7 +253,7 @@ fn ntfs_with_files_compressed_by_the_system() {
     // What they occupy is what is stored of them.
     let root = disk(golden("ntfs-wof"));
     for (kind, at_most) in [("xpress4k", 3 << 20), ("lzx", 2 << 20)] {
-        let Some(brfs::tree::Node::Dir(dir)) = root.lookup(kind.as_ref()).unwrap() else {
+        let Some(Node::Dir(dir)) = root.lookup(kind.as_ref()).unwrap() else {
             panic!("a directory");
         };
         let large = dir.lookup("large".as_ref()).unwrap().unwrap();
@@ -300,7 +300,7 @@ fn ntfs_with_files_whose_content_is_elsewhere() {
         ("unknown-compression", "algorithm 9"),
         ("encrypted", "EFS"),
     ] {
-        let Some(brfs::tree::Node::File(file)) = root.lookup(name.as_ref()).unwrap() else {
+        let Some(Node::File(file)) = root.lookup(name.as_ref()).unwrap() else {
             panic!("{name} is a file");
         };
         let error = file.open().err().expect(name);
@@ -319,6 +319,40 @@ fn ntfs_with_clusters_larger_than_index_blocks() {
 #[test]
 fn fat32_from_mtools() {
     compare_golden("fat32");
+}
+
+/// An image with some bytes changed.
+struct Changed(Arc<dyn ReadAt>, Vec<(u64, u8)>);
+
+impl ReadAt for Changed {
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> brfs::error::Result<()> {
+        self.0.read_exact_at(buf, offset)?;
+        for (at, byte) in &self.1 {
+            if let Some(at) = at.checked_sub(offset).filter(|&at| at < buf.len() as u64) {
+                buf[at as usize] = *byte;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Linux reads a FAT by its BIOS parameter block, whatever else its first sector says.
+#[test]
+fn fat32_without_its_signature_and_without_its_jump() {
+    let manifest = golden_text("fat32.manifest");
+    let no_jump = [(0, 0), (1, 0), (2, 0)];
+    let no_signature = [(510, 0), (511, 0)];
+    for (name, changes) in [
+        ("no jump", no_jump.to_vec()),
+        ("no signature", no_signature.to_vec()),
+        ("neither", [&no_jump[..], &no_signature].concat()),
+    ] {
+        let image = Changed(golden("fat32"), changes);
+        compare(name, &*disk(Arc::new(image)), &manifest, |_| false);
+    }
 }
 
 #[test]
@@ -374,11 +408,11 @@ fn logical_volumes_over_two_disks_and_with_one_missing() {
     // With one disk gone the group is still there; reading what was on the other disk fails.
     let one = lvm_root(context_of(vec![("xvda", first)]));
     let group = one.lookup("guest-vg".as_ref()).unwrap().unwrap();
-    let brfs::tree::Node::Dir(group) = group else {
+    let Node::Dir(group) = group else {
         panic!("a group is a directory");
     };
     let linear = group.lookup("linear.raw".as_ref()).unwrap().unwrap();
-    let brfs::tree::Node::File(linear) = linear else {
+    let Node::File(linear) = linear else {
         panic!("a raw volume is a file");
     };
     let open = linear.open().unwrap();
