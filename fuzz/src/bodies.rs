@@ -8,7 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use brfs::guestfs::ntfs::attribute::{Value, parse_list};
+use brfs::guestfs::ntfs::boot::Boot;
+use brfs::guestfs::ntfs::record::{Record, fix_up};
 use brfs::guestfs::ntfs::wof::Algorithm;
+use brfs::guestfs::ntfs::{dir, lznt1, reparse, runs, special};
 use brfs::image::merge_state::{MergeState, merge_state_file_name, parent_of_merge_state};
 use brfs::image::{DiskContext, vhd};
 use brfs::io::{Extent, ReadAt};
@@ -33,6 +37,10 @@ pub const BODIES: &[Body] = &[
     ("md", md),
     ("wof_chunk", wof_chunk),
     ("ext_journal", ext_journal),
+    ("lznt1", lznt1_unit),
+    ("ntfs_boot", ntfs_boot),
+    ("ntfs_record", ntfs_record),
+    ("ntfs_index", ntfs_index),
 ];
 
 /// What tells apart the pieces of inputs that have several.
@@ -375,6 +383,76 @@ pub fn wof_chunk(data: &[u8]) {
     });
     // What is given was all unpacked: nothing is left of what was there before.
     assert_eq!(zeros.ok(), ones.ok());
+}
+
+/// A compressed unit of NTFS.
+pub fn lznt1_unit(data: &[u8]) {
+    if let Ok(plain) = lznt1::unpack(data, 64 << 10) {
+        assert_eq!(plain.len(), 64 << 10);
+    }
+}
+
+/// The boot sector of an NTFS.
+pub fn ntfs_boot(data: &[u8]) {
+    if let Ok(boot) = Boot::parse(data) {
+        assert!(boot.cluster_bytes.is_power_of_two() && boot.cluster_bytes <= 2 << 20);
+        assert!(boot.record_bytes.is_power_of_two() && boot.record_bytes <= 64 << 10);
+        let _ = boot.table_start();
+    }
+}
+
+/// A file record of NTFS with all that can be in it; its update sequence is made right.
+pub fn ntfs_record(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    protect(&mut bytes, b"FILE");
+    let Ok(record) = Record::parse(bytes) else {
+        return;
+    };
+    for attribute in &record.attributes {
+        match &attribute.value {
+            Value::Resident(value) => {
+                let value = record.bytes(value);
+                let _ = parse_list(value);
+                let _ = special::extended_attribute(value, special::LXDEV);
+                if let Some(tag) = value.first_chunk() {
+                    let _ = reparse::link_target(u32::from_le_bytes(*tag), value);
+                }
+            }
+            Value::Clusters(part) => {
+                let mut found = Vec::new();
+                let list = record.bytes(&part.runs);
+                let first = part.first_cluster;
+                if let Ok(end) = runs::decode(list, first, 4096, &mut found) {
+                    let count: u64 = found.iter().map(|run| run.count).sum();
+                    assert_eq!(count, end - first);
+                }
+            }
+        }
+    }
+}
+
+/// A block of an NTFS directory; its update sequence is made right.
+pub fn ntfs_index(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    protect(&mut bytes, b"INDX");
+    if fix_up(&mut bytes, b"INDX").is_ok() {
+        let _ = dir::nodes(&bytes, dir::BLOCK_HEADER);
+    }
+}
+
+/// Makes the ends of all 512 bytes what the update sequence says.
+fn protect(bytes: &mut Vec<u8>, magic: &[u8; 4]) {
+    bytes.truncate(64 << 10);
+    bytes.resize(bytes.len().next_multiple_of(512).max(512), 0);
+    bytes[..4].copy_from_slice(magic);
+    let at = usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+    let words = bytes.len() / 512 + 1;
+    bytes[6..8].copy_from_slice(&(words as u16).to_le_bytes());
+    if let Some(&[low, high]) = bytes.get(at..at + 2) {
+        for stride in bytes.chunks_exact_mut(512) {
+            stride[510..].copy_from_slice(&[low, high]);
+        }
+    }
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -217,6 +217,13 @@ fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
+/// A device number in the kernel's encoding, `None` for one that it does not have.
+fn device_number(major: u64, minor: u64) -> Option<u32> {
+    let major = u32::try_from(major).ok().filter(|&major| major < 1 << 12)?;
+    let minor = u32::try_from(minor).ok().filter(|&minor| minor < 1 << 20)?;
+    Some((minor & 0xFF) | major << 8 | (minor & 0xF_FF00) << 12)
+}
+
 /// The node kind of a Unix mode.
 fn kind_of_mode(mode: u32) -> Option<NodeKind> {
     Some(match mode & 0o170_000 {

@@ -3,6 +3,17 @@
 //! An unpaired surrogate (which NTFS, FAT and exFAT allow) keeps its three bytes, so that no two names
 //! become one and every name can be looked up.
 
+/// A constant name in UTF-16.
+pub const fn ascii<const N: usize>(name: &[u8; N]) -> [u16; N] {
+    let mut units = [0; N];
+    let mut index = 0;
+    while index < N {
+        units[index] = name[index] as u16;
+        index += 1;
+    }
+    units
+}
+
 /// UTF-16 as bytes.
 pub fn to_bytes(units: &[u16]) -> Vec<u8> {
     let mut out = Vec::with_capacity(units.len());

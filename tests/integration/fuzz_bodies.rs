@@ -168,8 +168,40 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
                 ])
             })
             .to_vec(),
+        // The example of [MS-XCA] 2.5.3, and a chunk that is as it was.
+        "lznt1" => vec![
+            b"\x38\xB0\x88\x46\x23\x20\x00\x20\x47\x20\x41\x00\x10\xA2\x47\x01\xA0\x45\x20\x44\
+              \x00\x08\x45\x01\x50\x79\x00\xC0\x45\x20\x05\x24\x13\x88\x05\xB4\x02\x4A\x44\xEF\
+              \x03\x58\x02\x8C\x09\x16\x01\x48\x45\x00\xBE\x00\x9E\x00\x04\x01\x18\x90\x00\x04\
+              \x30plain"
+                .to_vec(),
+        ],
+        "ntfs_boot" => ["ntfs", "ntfs-64k"]
+            .map(|image| {
+                let mut sector = vec![0; 512];
+                let image = crate::guest_support::golden(image);
+                image.read_exact_at(&mut sector, 0).unwrap();
+                sector
+            })
+            .to_vec(),
+        "ntfs_record" => ntfs_structures(b"FILE", 1024, 60),
+        "ntfs_index" => ntfs_structures(b"INDX", 4096, 4),
         other => panic!("{other} has no seeds"),
     }
+}
+
+/// The first structures with this magic in an NTFS.
+fn ntfs_structures(magic: &[u8], len: usize, count: usize) -> Vec<Vec<u8>> {
+    let image = crate::guest_support::golden("ntfs");
+    let mut bytes = vec![0; 16 << 20];
+    image.read_exact_at(&mut bytes, 0).unwrap();
+    let all = bytes.chunks_exact(len).map(<[u8]>::to_vec);
+    let found: Vec<_> = all
+        .filter(|bytes| bytes.starts_with(magic))
+        .take(count)
+        .collect();
+    assert_eq!(found.len(), count);
+    found
 }
 
 /// Some changes of the kinds that find things.
@@ -286,6 +318,14 @@ fn chunks_of_system_compression() {
 #[test]
 fn journals_of_ext() {
     drive("ext_journal");
+}
+
+#[test]
+fn structures_of_ntfs() {
+    drive("lznt1");
+    drive("ntfs_boot");
+    drive("ntfs_record");
+    drive("ntfs_index");
 }
 
 /// For cargo-fuzz, which finds more when it begins with what is sound: see `fuzz/README.md`.

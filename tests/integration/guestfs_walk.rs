@@ -7,6 +7,7 @@
 //! can be compared with
 //! `BRFS_GUESTS=DIR cargo test --release --test guestfs_walk -- --ignored`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -314,6 +315,44 @@ fn ntfs_with_files_whose_content_is_elsewhere() {
 #[test]
 fn ntfs_with_clusters_larger_than_index_blocks() {
     compare_golden("ntfs-64k");
+}
+
+#[test]
+fn ntfs_with_sectors_of_4096_bytes() {
+    compare_golden("ntfs-4kn");
+}
+
+#[test]
+fn ntfs_with_clusters_whose_size_is_an_exponent() {
+    compare_golden("ntfs-1m");
+}
+
+/// FIFOs, sockets, devices and links of WSL and of Interix, and system files that are none of them.
+#[test]
+fn ntfs_with_special_files() {
+    compare_golden("ntfs-special");
+    let root = disk(golden("ntfs-special"));
+    for style in ["wsl", "interix"] {
+        let Some(Node::Dir(dir)) = root.lookup(style.as_ref()).unwrap() else {
+            panic!("a directory");
+        };
+        // The listing says what they are, too.
+        let mut kinds = BTreeMap::new();
+        let mut stream = dir.list().unwrap();
+        while let Some(entry) = stream.next_entry().unwrap() {
+            kinds.insert(entry.name.into_string().unwrap(), entry.kind);
+        }
+        for (name, kind) in [
+            ("fifo", NodeKind::Fifo),
+            ("socket", NodeKind::Socket),
+            ("null", NodeKind::CharDevice),
+            ("disk", NodeKind::BlockDevice),
+            ("link", NodeKind::Symlink),
+            ("file", NodeKind::File),
+        ] {
+            assert_eq!(kinds[name], kind, "{style}/{name}");
+        }
+    }
 }
 
 #[test]

@@ -2,24 +2,25 @@
 //!
 //! An index is a B-tree: its root is in the directory's record, its other nodes are blocks of a stream,
 //! and a bitmap says which of them are in use. A listing goes over the blocks in their order; a look-up
-//! goes down the tree. Source: `layout.h` of ntfs-3g; the crate lists a directory as a whole, and where a
-//! cluster holds several blocks it reads the first one again and again.
+//! goes down the tree. Blocks are counted in clusters, or in 512 bytes where a cluster is larger than a block,
+//! whatever a sector has. (LIBFSNTFS documentation, "directory entries".)
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use fs_ntfs::attr_io::{self, AttrType};
-use fs_ntfs::mft_io;
-use fs_ntfs::upcase::UpcaseTable;
-
-use super::data;
-use super::from_ntfs;
-use super::volume::{NUMBER_MASK, Volume};
-use crate::error::{Error, Result};
-use crate::guestfs::device::Cached;
+use super::attribute::kind;
+use super::error::bad;
+use super::fields::{byte, le16, le32, le64, part, units};
+use super::record::{NUMBER_MASK, fix_up};
+use super::upcase::Upcase;
+use super::volume::{File, Volume};
+use crate::error::Result;
+use crate::guestfs::utf16::ascii;
 use crate::io::{ReadAt, check_range};
 
-const INDEX: &str = "$I30";
+const INDEX: [u16; 4] = ascii(b"$I30");
+/// A root has a few entries: it is in its record.
+const MAX_ROOT_BYTES: u64 = 64 << 10;
 const MAX_BLOCK_BYTES: u64 = 64 << 10;
 /// Blocks of one index: 16 million, of some 20 to 40 names each.
 const MAX_BITMAP_BYTES: u64 = 2 << 20;
@@ -34,7 +35,7 @@ const MAX_VISITED: usize = 1000;
 const FIRST_LISTED: u64 = 16;
 const NAMESPACE_DOS: u8 = 2;
 /// Where the header of a block's entries is.
-const BLOCK_HEADER: usize = 24;
+pub const BLOCK_HEADER: usize = 24;
 /// Where that of the root's entries is, in the root's value.
 const ROOT_HEADER: usize = 16;
 const HAS_CHILD: u16 = 1;
@@ -70,7 +71,6 @@ struct Blocks {
     content: Arc<dyn ReadAt>,
     bitmap: Vec<u8>,
     block_bytes: u64,
-    bytes_per_sector: u16,
     /// What the numbers of blocks count.
     vcn_bytes: u64,
 }
@@ -80,18 +80,16 @@ impl Index {
     ///
     /// # Errors
     /// `Corrupt` when the index does not hold together, here and below.
-    pub fn open(volume: &Volume, number: u64, record: &[u8]) -> Result<Self> {
-        let found = data::holder(volume, number, record, AttrType::IndexRoot, INDEX)?;
-        let (holder, location) = found.ok_or_else(|| bad("a directory has no index"))?;
-        let root = attr_io::resident_value_start(&location)
-            .zip(location.resident_value_length)
-            .and_then(|(start, len)| holder.get(start..start.checked_add(len as usize)?))
-            .ok_or_else(|| bad("an index leaves its record"))?
-            .to_vec();
-        let has_blocks = le(&root, ROOT_HEADER + 12, 1)? & 1 != 0;
+    pub fn open(volume: &Volume, file: &File) -> Result<Self> {
+        let root = volume
+            .stream(file, kind::INDEX_ROOT, &INDEX)?
+            .ok_or_else(|| bad("a directory has no index"))?
+            .into_bytes(&volume.clusters, MAX_ROOT_BYTES)?
+            .ok_or_else(|| bad("the root of an index is too long"))?;
+        let has_blocks = byte(&root, ROOT_HEADER + 12)? & 1 != 0;
         let mut index = Index { root, blocks: None };
         if has_blocks {
-            index.blocks = Some(Blocks::open(volume, number, record, &index.root)?);
+            index.blocks = Some(Blocks::open(volume, file, &index.root)?);
         }
         Ok(index)
     }
@@ -145,7 +143,7 @@ impl Index {
 
     /// The file reference of a name, matched exactly. The tree is in the order of names in upper case;
     /// names that differ in case only may be anywhere among each other.
-    pub fn find(&self, name: &[u16], upcase: &UpcaseTable) -> Result<Option<u64>> {
+    pub fn find(&self, name: &[u16], upcase: &Upcase) -> Result<Option<u64>> {
         let mut below = Vec::new();
         let mut block;
         let (mut bytes, mut header) = (&self.root[..], ROOT_HEADER);
@@ -154,7 +152,7 @@ impl Index {
                 let order = match &node.entry {
                     // The last one, which has no name, is behind all names.
                     None => Ordering::Less,
-                    Some(entry) => upcase.cmp_names(name, &entry.name),
+                    Some(entry) => upcase.compare(name, &entry.name),
                 };
                 if let Some(entry) = node.entry.filter(Entry::is_listed)
                     && entry.name == name
@@ -183,32 +181,26 @@ impl Index {
 }
 
 impl Blocks {
-    fn open(volume: &Volume, number: u64, record: &[u8], root: &[u8]) -> Result<Self> {
-        let block_bytes = le(root, 8, 4)?;
+    fn open(volume: &Volume, file: &File, root: &[u8]) -> Result<Self> {
+        let block_bytes = u64::from(le32(root, 8)?);
         if !block_bytes.is_power_of_two() || !(512..=MAX_BLOCK_BYTES).contains(&block_bytes) {
             return Err(bad("an index has blocks of a strange size"));
         }
-        let part = |kind| {
-            let cached = Arc::new(Cached(volume.device.clone()));
-            data::locate_kind(volume, number, record, kind, INDEX)?
-                .ok_or_else(|| bad("an index lacks its blocks"))?
-                .into_content_on(cached, volume)
+        let stream = |kind| {
+            volume
+                .stream(file, kind, &INDEX)?
+                .ok_or_else(|| bad("an index lacks its blocks"))
         };
-        let content = part(AttrType::IndexAllocation)?;
-        let in_use = part(AttrType::Bitmap)?;
-        if in_use.len_bytes() > MAX_BITMAP_BYTES {
-            return Err(bad("an index is too large"));
-        }
-        let mut bitmap = vec![0; in_use.len_bytes() as usize];
-        in_use.read_exact_at(&mut bitmap, 0)?;
-        let cluster_bytes = volume.boot.cluster_size;
+        let bitmap = stream(kind::BITMAP)?
+            .into_bytes(&volume.clusters, MAX_BITMAP_BYTES)?
+            .ok_or_else(|| bad("an index is too large"))?;
+        let cluster_bytes = volume.clusters.cluster_bytes;
         Ok(Blocks {
-            content,
+            content: stream(kind::INDEX_ALLOCATION)?.into_metadata(&volume.clusters)?,
             bitmap,
             block_bytes,
-            bytes_per_sector: volume.boot.bytes_per_sector,
             vcn_bytes: match cluster_bytes <= block_bytes {
-                true => cluster_bytes.max(1),
+                true => cluster_bytes,
                 false => 512,
             },
         })
@@ -237,9 +229,8 @@ impl Blocks {
 
     /// Makes sure that a block is whole and the one it should be.
     fn check(&self, block: &mut [u8], number: u64) -> Result<()> {
-        mft_io::apply_fixup_on_read_magic(block, self.bytes_per_sector, b"INDX")
-            .map_err(from_ntfs)?;
-        match le(block, 16, 8)? == number * self.block_bytes / self.vcn_bytes {
+        fix_up(block, b"INDX")?;
+        match le64(block, 16)? == number * self.block_bytes / self.vcn_bytes {
             true => Ok(()),
             false => Err(bad("an index block is not the one it should be")),
         }
@@ -260,66 +251,54 @@ impl Blocks {
 }
 
 /// An entry of a node as it is in the tree; the last one of a node has no name.
-struct Node {
-    entry: Option<Entry>,
-    child: Option<u64>,
+pub struct Node {
+    /// The name.
+    pub entry: Option<Entry>,
+    /// The place of the block with the names before it.
+    pub child: Option<u64>,
 }
 
 /// The entries of a node whose header is at this byte.
-fn nodes(bytes: &[u8], header: usize) -> Result<Vec<Node>> {
+///
+/// # Errors
+/// `Corrupt` when one of them leaves the node.
+pub fn nodes(bytes: &[u8], header: usize) -> Result<Vec<Node>> {
     let misfit = || bad("an index entry makes no sense");
-    let first = le(bytes, header, 4)? as usize;
-    let used = le(bytes, header + 4, 4)? as usize;
-    let end = header.saturating_add(used);
-    let all = bytes.get(..end).ok_or_else(misfit)?;
+    let first = le32(bytes, header)? as usize;
+    let used = le32(bytes, header + 4)? as usize;
+    let all = bytes
+        .get(..header.saturating_add(used))
+        .ok_or_else(misfit)?;
     let mut at = header.saturating_add(first);
     let mut found = Vec::new();
     loop {
-        let len = le(all, at + 8, 2)? as usize;
-        let key_len = le(all, at + 10, 2)? as usize;
-        let flags = le(all, at + 12, 2)? as u16;
-        let entry = match len {
-            16.. if len.is_multiple_of(8) => all.get(at..at + len).ok_or_else(misfit)?,
-            _ => return Err(misfit()),
-        };
+        let len = usize::from(le16(all, at.saturating_add(8))?);
+        if len < 16 || !len.is_multiple_of(8) {
+            return Err(misfit());
+        }
+        let entry = part(all, at, len)?;
+        let key_len = usize::from(le16(entry, 10)?);
+        let flags = le16(entry, 12)?;
         let child = match flags & HAS_CHILD {
             0 => None,
-            _ => Some(le(entry, len - 8, 8)?),
+            _ => Some(le64(entry, len - 8)?),
         };
         if flags & IS_LAST != 0 {
             found.push(Node { entry: None, child });
             return Ok(found);
         }
-        let key = entry.get(16..16 + key_len).ok_or_else(misfit)?;
-        let name_len = le(key, 64, 1)? as usize;
-        let name = key.get(66..66 + 2 * name_len).ok_or_else(misfit)?;
-        let pairs = name.chunks_exact(2);
+        let key = part(entry, 16, key_len)?;
         found.push(Node {
             entry: Some(Entry {
-                name: pairs
-                    .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-                    .collect(),
-                reference: le(entry, 0, 8)?,
-                attributes: le(key, 56, 4)? as u32,
-                namespace: key[65],
+                name: units(key, 66, usize::from(byte(key, 64)?))?,
+                reference: le64(entry, 0)?,
+                attributes: le32(key, 56)?,
+                namespace: byte(key, 65)?,
             }),
             child,
         });
         at += len;
     }
-}
-
-/// A little-endian number of `len` bytes.
-fn le(bytes: &[u8], at: usize, len: usize) -> Result<u64> {
-    let bytes = bytes
-        .get(at..at + len)
-        .ok_or_else(|| bad("an index is cut short"))?;
-    let number = bytes.iter().rev();
-    Ok(number.fold(0, |all, &byte| all << 8 | u64::from(byte)))
-}
-
-fn bad(message: &str) -> Error {
-    Error::corrupt(format!("ntfs: {message}"))
 }
 
 #[cfg(test)]

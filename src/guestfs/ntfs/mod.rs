@@ -1,16 +1,27 @@
-//! NTFS, on `rust-fs-ntfs`.
+//! NTFS.
 //!
-//! The crate reads the boot sector and parses file records. Done here: the file records themselves
-//! (`volume`), directories (`dir`), the contents of streams (`data`), reparse points
-//! (`reparse`, `wof`). An inode number is a file reference: the record with the sequence number it must
-//! still have above it.
+//! From below: `boot` (sizes), `record` and `attribute` (file records and what is in them), `runs` (where
+//! clusters are), `data` (the contents of streams, by `lznt1` where they are compressed), `volume` (records by
+//! their number, the streams of a file over all its records), `dir` (directories, in the order of `upcase`),
+//! `reparse` and `wof` (links, and contents that are elsewhere or compressed by the system), `special` (FIFOs, devices
+//! and the like). An inode number is a file reference: the record with the sequence number it must still have above
+//! it.
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
 
+pub mod attribute;
+pub mod boot;
 mod data;
-mod dir;
-mod reparse;
+pub mod dir;
+mod error;
+mod fields;
+pub mod lznt1;
+pub mod record;
+pub mod reparse;
+pub mod runs;
+pub mod special;
+mod upcase;
 mod volume;
 pub mod wof;
 
@@ -19,37 +30,44 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use fs_ntfs::attr_io::{self, AttrType};
-use fs_ntfs::mft_io;
-use fs_ntfs::read;
-use fs_ntfs::upcase::UpcaseTable;
-
 use super::chunked::ChunkedFile;
 use super::device::Device;
 use super::guard::{Budget, Outcome, guarded};
 use super::recent::Recent;
 use super::utf16;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
+use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, device_number, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::tree::NodeKind;
 
+use attribute::{Value, kind};
 use data::Stream;
 use dir::Index;
+use error::bad;
+use fields::{byte, le16, le32, le64};
 use reparse::{TAG_WOF, check_is_here, link_target};
-use volume::{Io, Volume};
+use special::{ATTRIBUTE_SYSTEM, MAX_INTERIX_BYTES, Special};
+use upcase::Upcase;
+use volume::{File, Volume};
 
 /// Streams longer than this are not given as attributes (the kernel's limit).
 const MAX_XATTR_BYTES: u64 = 64 << 10;
 /// Reparse data has at most 16 KiB.
 const MAX_REPARSE_BYTES: u64 = 16 << 10;
+/// What all extended attributes of a file can have.
+const MAX_EXTENDED_BYTES: u64 = 64 << 10;
 
 const ATTRIBUTE_READ_ONLY: u32 = 0x1;
 /// Directories whose indexes are kept, and what these take together.
 const KEPT_INDEXES: usize = 64;
 const KEPT_INDEX_BYTES: usize = 4 << 20;
-/// How a record marks a directory.
-const IS_DIRECTORY: u16 = 2;
+/// Records that are always at the same place.
+const ROOT_RECORD: u64 = 5;
+const VOLUME_RECORD: u64 = 3;
+/// How the volume's record marks one that was not unmounted.
+const VOLUME_IS_DIRTY: u16 = 1;
+/// The name of a file that is only there for programs that want 8.3 names.
+const NAMESPACE_DOS: u8 = 2;
 const ATTRIBUTE_REPARSE: u32 = 0x400;
 /// How an index entry marks a directory.
 const ATTRIBUTE_DIRECTORY: u32 = 0x1000_0000;
@@ -58,7 +76,7 @@ const ATTRIBUTE_DIRECTORY: u32 = 0x1000_0000;
 pub struct NtfsFs {
     volume: Volume,
     /// Read when it is first needed.
-    upcase: OnceLock<UpcaseTable>,
+    upcase: OnceLock<Upcase>,
     /// Indexes of the directories that were used last.
     indexes: Recent<Index>,
     said_too_long: AtomicBool,
@@ -67,18 +85,22 @@ pub struct NtfsFs {
 impl NtfsFs {
     /// Reads the boot sector, the place of the file records, and the volume's record.
     pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
-        let device = Arc::new(Device::new(volume));
-        let info = read::read_volume_info(&mut Io(&device)).map_err(from_ntfs)?;
-        if info.flags & read::VOLUME_IS_DIRTY != 0 {
-            tracing::warn!("ntfs: the volume is marked dirty; it is shown without its journal");
-        }
         let fs = NtfsFs {
-            volume: Volume::open(device)?,
+            volume: Volume::open(Arc::new(Device::new(volume)))?,
             upcase: OnceLock::new(),
             indexes: Recent::new(KEPT_INDEXES, KEPT_INDEX_BYTES),
             said_too_long: AtomicBool::new(false),
         };
-        // Guarded by itself: damage that only this meets must not keep the volume from being opened.
+        // Guarded by themselves: damage that only these meet must not keep the volume from being opened.
+        match guarded(Budget::CALL, || fs.is_dirty()) {
+            Outcome::Done(Ok(false)) => {}
+            Outcome::Done(Ok(true)) => {
+                tracing::warn!("ntfs: the volume is marked dirty; it is shown without its journal");
+            }
+            Outcome::Done(Err(error)) | Outcome::Panicked(error) => {
+                tracing::warn!("ntfs: whether the volume is dirty cannot be told: {error}");
+            }
+        }
         if let Outcome::Done(Ok(true)) = guarded(Budget::CALL, || fs.is_hibernated()) {
             tracing::warn!(
                 "ntfs: Windows was hibernated or shut down with Fast Startup; what it had not written to the volume \
@@ -88,11 +110,11 @@ impl NtfsFs {
         Ok(Arc::new(fs))
     }
 
-    fn upcase(&self) -> Result<&UpcaseTable> {
+    fn upcase(&self) -> Result<&Upcase> {
         if let Some(table) = self.upcase.get() {
             return Ok(table);
         }
-        let table = UpcaseTable::load_io(&mut Io(&self.volume.device)).map_err(from_ntfs)?;
+        let table = Upcase::read(&self.volume)?;
         Ok(self.upcase.get_or_init(|| table))
     }
 
@@ -100,51 +122,60 @@ impl NtfsFs {
         if let Some(index) = self.indexes.get(dir) {
             return Ok(index);
         }
-        let (number, record) = self.volume.record_in_use(dir)?;
-        if mft_io::record_flags(&record) & IS_DIRECTORY == 0 {
+        let file = self.volume.file(dir)?;
+        if !file.record.is_directory() {
             return Err(Error::new(ErrorKind::Invalid, "not a directory"));
         }
-        let index = Index::open(&self.volume, number, &record)?;
+        let index = Index::open(&self.volume, &file)?;
         Ok(self.indexes.put(dir, index.weight_bytes(), index))
     }
 
-    /// The reparse tag and data of a record.
-    fn reparse(&self, number: u64, record: &[u8]) -> Result<Option<(u32, Vec<u8>)>> {
-        let kind = AttrType::ReparsePoint;
-        let Some(stream) = data::locate_kind(&self.volume, number, record, kind, "")? else {
+    /// The reparse tag and data of a file.
+    fn reparse(&self, file: &File) -> Result<Option<(u32, Vec<u8>)>> {
+        let Some(stream) = self.volume.stream(file, kind::REPARSE_POINT, &[])? else {
             return Ok(None);
         };
-        if !(8..=MAX_REPARSE_BYTES).contains(&stream.len_bytes()) {
-            return Err(Error::corrupt("a reparse point has a wrong length"));
+        let value = stream.into_bytes(&self.volume.clusters, MAX_REPARSE_BYTES)?;
+        match value.filter(|value| value.len() >= 8) {
+            Some(value) => Ok(Some((le32(&value, 0)?, value))),
+            None => Err(bad("a reparse point has a wrong length")),
         }
-        let content = stream.into_content(&self.volume)?;
-        let mut value = vec![0; content.len_bytes() as usize];
-        content.read_exact_at(&mut value, 0)?;
-        let tag = u32::from_le_bytes([value[0], value[1], value[2], value[3]]);
-        Ok(Some((tag, value)))
+    }
+
+    /// Whether the volume was in use and not unmounted.
+    fn is_dirty(&self) -> Result<bool> {
+        let file = self.volume.file(VOLUME_RECORD)?;
+        let missing = || bad("the volume's record says nothing about it");
+        let value = self
+            .volume
+            .stream(&file, kind::VOLUME_INFORMATION, &[])?
+            .ok_or_else(missing)?
+            .into_bytes(&self.volume.clusters, MAX_REPARSE_BYTES)?
+            .ok_or_else(missing)?;
+        Ok(le16(&value, 10)? & VOLUME_IS_DIRTY != 0)
     }
 
     /// Whether the system that used the volume means to go on where it was.
     fn is_hibernated(&self) -> Result<bool> {
         let name: Vec<u16> = "hiberfil.sys".encode_utf16().collect();
-        let root = self.index(read::ROOT_RECORD_NUMBER)?;
+        let root = self.index(ROOT_RECORD)?;
         let Some(found) = root.find(&name, self.upcase()?)? else {
             return Ok(false);
         };
-        let (number, record) = self.volume.record_in_use(found)?;
-        let stream = self.stream(number, &record, "")?;
+        let stream = self.stream(&self.volume.file(found)?, &[])?;
         let Some(stream) = stream.filter(|stream| stream.len_bytes() >= 4) else {
             return Ok(false);
         };
         let mut head = [0; 4];
-        let content = stream.into_content(&self.volume)?;
+        let content = stream.into_content(&self.volume.clusters)?;
         content.read_exact_at(&mut head, 0)?;
         // Other heads, and none, are left over from systems that went on.
         Ok(head.eq_ignore_ascii_case(b"HIBR"))
     }
 
     /// Says once what attributes cannot hold; failing over it would take the file's other attributes along.
-    fn say_what_is_too_long(&self, number: u64, name: &str, len_bytes: u64) {
+    fn say_what_is_too_long(&self, number: u64, name: &[u16], len_bytes: u64) {
+        let name = String::from_utf16_lossy(name);
         if !self.said_too_long.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "ntfs: the stream {name:?} of file record {number} has {len_bytes} bytes; streams of more than \
@@ -153,22 +184,59 @@ impl NtfsFs {
         }
     }
 
-    fn stream(&self, number: u64, record: &[u8], name: &str) -> Result<Option<Stream>> {
-        data::locate(&self.volume, number, record, name)
+    /// What a file is when it is no regular one and no directory: links of all kinds, devices, FIFOs, sockets.
+    fn special(
+        &self,
+        file: &File,
+        attributes: u32,
+        reparse: Option<&(u32, Vec<u8>)>,
+    ) -> Result<Option<Special>> {
+        let is_directory = file.record.is_directory();
+        let Some((tag, value)) = reparse else {
+            if is_directory || attributes & ATTRIBUTE_SYSTEM == 0 {
+                return Ok(None);
+            }
+            let stream = self.stream(file, &[])?;
+            // What cannot be read is a file that says so when it is opened.
+            let Some(stream) = stream.filter(|stream| !stream.is_encrypted()) else {
+                return Ok(None);
+            };
+            return special::of_interix(attributes, stream.len_bytes(), || {
+                let content = stream.into_bytes(&self.volume.clusters, MAX_INTERIX_BYTES)?;
+                Ok(content.unwrap_or_default())
+            });
+        };
+        if let Some(target) = link_target(*tag, value)? {
+            return Ok(Some(Special::Link(target.into_vec())));
+        }
+        if is_directory {
+            return Ok(None);
+        }
+        special::of_wsl(*tag, || {
+            let Some(stream) = self.volume.stream(file, kind::EXTENDED_ATTRIBUTES, &[])? else {
+                return Ok(None);
+            };
+            let all = stream
+                .into_bytes(&self.volume.clusters, MAX_EXTENDED_BYTES)?
+                .ok_or_else(|| bad("a file has too long extended attributes"))?;
+            let value = special::extended_attribute(&all, special::LXDEV)?;
+            value.map(|value| special::lxdev(&value)).transpose()
+        })
+    }
+
+    fn stream(&self, file: &File, name: &[u16]) -> Result<Option<Stream>> {
+        self.volume.stream(file, kind::DATA, name)
     }
 
     /// The content of a file that has this reparse point of WOF.
-    fn system_compressed(
-        &self,
-        number: u64,
-        record: &[u8],
-        reparse: &[u8],
-    ) -> Result<Arc<dyn ReadAt>> {
+    fn system_compressed(&self, file: &File, reparse: &[u8]) -> Result<Arc<dyn ReadAt>> {
         let algorithm = wof::Algorithm::of_reparse_point(reparse)?;
-        let missing = || Error::corrupt("ntfs: a file compressed by the system lacks a stream");
-        let stream = |name| self.stream(number, record, name)?.ok_or_else(missing);
-        let len_bytes = stream("")?.len_bytes();
-        let packed = stream(wof::STREAM)?.into_content(&self.volume)?;
+        let stream = |name: &[u16]| {
+            self.stream(file, name)?
+                .ok_or_else(|| bad("a file compressed by the system lacks a stream"))
+        };
+        let len_bytes = stream(&[])?.len_bytes();
+        let packed = stream(&wof::STREAM)?.into_content(&self.volume.clusters)?;
         let chunks = wof::Chunks::new(packed, algorithm, len_bytes)?;
         Ok(Arc::new(ChunkedFile::new(chunks)?))
     }
@@ -183,66 +251,61 @@ struct Standard {
 }
 
 impl Standard {
-    fn of(record: &[u8]) -> Result<Self> {
-        let value = attr_io::iter_attributes(record)
-            .find(|location| location.type_code == AttrType::StandardInformation as u32)
-            .and_then(|location| attr_io::resident_value_start(&location))
-            .and_then(|start| record.get(start..start.checked_add(36)?))
-            .ok_or_else(|| Error::corrupt("ntfs: a record says nothing about its file"))?;
-        let field = |at: usize, len: usize| {
-            let bytes = value[at..at + len].iter().rev();
-            bytes.fold(0u64, |all, &byte| all << 8 | u64::from(byte))
+    fn of(file: &File) -> Result<Self> {
+        let found = file.record.find(kind::STANDARD_INFORMATION, &[], 0);
+        let Some(Value::Resident(value)) = found.map(|attribute| &attribute.value) else {
+            return Err(bad("a record says nothing about its file"));
         };
+        let value = file.record.bytes(value);
         Ok(Standard {
-            modified: field(8, 8),
-            changed: field(16, 8),
-            accessed: field(24, 8),
-            attributes: field(32, 4) as u32,
+            modified: le64(value, 8)?,
+            changed: le64(value, 16)?,
+            accessed: le64(value, 24)?,
+            attributes: le32(value, 32)?,
         })
     }
 }
 
 impl GuestFs for NtfsFs {
     fn root(&self) -> GuestInode {
-        read::ROOT_RECORD_NUMBER
+        ROOT_RECORD
     }
 
     fn attr(&self, inode: GuestInode) -> Result<GuestAttr> {
-        let (number, record) = self.volume.record_in_use(inode)?;
-        let standard = Standard::of(&record)?;
-        let mut kind = match mft_io::record_flags(&record) & IS_DIRECTORY {
-            0 => NodeKind::File,
-            _ => NodeKind::Dir,
+        let file = self.volume.file(inode)?;
+        let standard = Standard::of(&file)?;
+        let mut kind = match file.record.is_directory() {
+            false => NodeKind::File,
+            true => NodeKind::Dir,
         };
-        let (mut size_bytes, mut allocated_bytes) = (0, 0);
-        let reparse = self.reparse(number, &record)?;
-        let tag = reparse.as_ref().map(|(tag, _)| *tag);
-        if let Some((tag, value)) = reparse
-            && let Some(target) = link_target(tag, &value)?
-        {
-            kind = NodeKind::Symlink;
-            size_bytes = target.len() as u64;
+        let (mut size_bytes, mut allocated_bytes, mut rdev) = (0, 0, 0);
+        let reparse = self.reparse(&file)?;
+        let special = self.special(&file, standard.attributes, reparse.as_ref())?;
+        if let Some(special) = special {
+            match special {
+                Special::Plain(own) => kind = own,
+                Special::Device(own, (major, minor)) => {
+                    kind = own;
+                    rdev = device_number(major, minor)
+                        .ok_or_else(|| bad("a device has a number that Linux has not"))?;
+                }
+                Special::Link(target) => {
+                    kind = NodeKind::Symlink;
+                    size_bytes = target.len() as u64;
+                }
+            }
         } else if kind == NodeKind::File
-            && let Some(stream) = self.stream(number, &record, "")?
+            && let Some(stream) = self.stream(&file, &[])?
         {
             size_bytes = stream.len_bytes();
             allocated_bytes = stream.allocated_bytes();
             // The stream itself is a hole.
-            if tag == Some(TAG_WOF)
-                && let Some(packed) = self.stream(number, &record, wof::STREAM)?
+            if matches!(reparse, Some((TAG_WOF, _)))
+                && let Some(packed) = self.stream(&file, &wof::STREAM)?
             {
                 allocated_bytes = packed.allocated_bytes();
             }
         }
-        // A record counts the 8.3 alias of a name as a link of its own.
-        let aliases = attr_io::iter_attributes(&record)
-            .filter(|location| location.type_code == AttrType::FileName as u32)
-            .filter(|location| {
-                let start = attr_io::resident_value_start(location);
-                start.and_then(|start| record.get(start + 65)) == Some(&2)
-            })
-            .count() as u32;
-        let link_count = u16::from_le_bytes([record[18], record[19]]);
         let permissions = match kind {
             NodeKind::Dir => 0o755,
             NodeKind::Symlink => 0o777,
@@ -254,13 +317,13 @@ impl GuestFs for NtfsFs {
             size_bytes,
             allocated_bytes,
             permissions: permissions & if read_only { !0o222 } else { 0o7777 },
-            links: u32::from(link_count).saturating_sub(aliases).max(1),
+            links: links(&file),
             uid: 0,
             gid: 0,
             atime: windows_time(standard.accessed),
             mtime: windows_time(standard.modified),
             ctime: windows_time(standard.changed),
-            rdev: 0,
+            rdev,
         })
     }
 
@@ -280,6 +343,8 @@ impl GuestFs for NtfsFs {
                 // The record says whether it is a link.
                 bits if bits & ATTRIBUTE_REPARSE != 0 => None,
                 bits if bits & ATTRIBUTE_DIRECTORY != 0 => Some(NodeKind::Dir),
+                // Or a FIFO or the like.
+                bits if bits & ATTRIBUTE_SYSTEM != 0 => None,
                 _ => Some(NodeKind::File),
             },
         });
@@ -290,65 +355,77 @@ impl GuestFs for NtfsFs {
     }
 
     fn read_link(&self, inode: GuestInode) -> Result<OsString> {
-        let (number, record) = self.volume.record_in_use(inode)?;
-        match self.reparse(number, &record)? {
-            Some((tag, value)) => link_target(tag, &value)?,
-            None => None,
+        let file = self.volume.file(inode)?;
+        let attributes = Standard::of(&file)?.attributes;
+        let reparse = self.reparse(&file)?;
+        match self.special(&file, attributes, reparse.as_ref())? {
+            Some(Special::Link(target)) => Ok(OsString::from_vec(target)),
+            _ => Err(Error::new(ErrorKind::Invalid, "not a symbolic link")),
         }
-        .ok_or_else(|| Error::new(ErrorKind::Invalid, "not a symbolic link"))
     }
 
     fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
-        let (number, record) = self.volume.record_in_use(inode)?;
+        let file = self.volume.file(inode)?;
         let mut out = Vec::new();
-        for name in data::stream_names(&self.volume, &record)? {
-            let Some(stream) = self.stream(number, &record, &name)? else {
+        for name in self.volume.stream_names(&file)? {
+            let Some(stream) = self.stream(&file, &name)? else {
                 continue;
             };
             if name == wof::STREAM {
                 continue;
             }
-            if stream.len_bytes() > MAX_XATTR_BYTES {
-                self.say_what_is_too_long(number, &name, stream.len_bytes());
+            let len_bytes = stream.len_bytes();
+            let Some(value) = stream.into_bytes(&self.volume.clusters, MAX_XATTR_BYTES)? else {
+                self.say_what_is_too_long(file.number, &name, len_bytes);
                 continue;
-            }
-            let content = stream.into_content(&self.volume)?;
-            let mut value = vec![0; content.len_bytes() as usize];
-            content.read_exact_at(&mut value, 0)?;
-            out.push((format!("user.{name}").into(), value));
+            };
+            let shown = [b"user.", &utf16::to_bytes(&name)[..]].concat();
+            out.push((OsString::from_vec(shown), value));
         }
         Ok(out)
     }
 
     fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
-        let (number, record) = self.volume.record_in_use(inode)?;
-        let attributes = Standard::of(&record)?.attributes;
-        if mft_io::record_flags(&record) & IS_DIRECTORY != 0 {
+        let file = self.volume.file(inode)?;
+        let attributes = Standard::of(&file)?.attributes;
+        let reparse = self.reparse(&file)?;
+        let special = self.special(&file, attributes, reparse.as_ref())?;
+        if file.record.is_directory() || special.is_some() {
             return Err(Error::new(ErrorKind::Invalid, "not a regular file"));
         }
-        let reparse = self.reparse(number, &record)?;
         if let Some((TAG_WOF, value)) = &reparse {
-            return self.system_compressed(number, &record, value);
+            return self.system_compressed(&file, value);
         }
-        let stream = self.stream(number, &record, "")?;
+        let stream = self.stream(&file, &[])?;
         if let Some((tag, _)) = reparse {
             let has_holes = stream.as_ref().is_some_and(Stream::has_holes);
             check_is_here(tag, attributes, has_holes)?;
         }
         match stream {
-            Some(stream) => stream.into_content(&self.volume),
+            Some(stream) => stream.into_content(&self.volume.clusters),
             // No content at all, which is allowed.
             None => Ok(Arc::new(Vec::new())),
         }
     }
 }
 
-/// 100 ns since 1601 as a time.
-fn windows_time(ticks: u64) -> std::time::SystemTime {
-    time(read::nt_to_unix(ticks), (ticks % 10_000_000) as u32 * 100)
+/// The names of a file. A record counts the 8.3 alias of a name as a link of its own.
+fn links(file: &File) -> u32 {
+    let aliases = file.record.attributes.iter().filter(|attribute| {
+        let Value::Resident(value) = &attribute.value else {
+            return false;
+        };
+        attribute.kind == kind::FILE_NAME
+            && byte(file.record.bytes(value), 65).is_ok_and(|space| space == NAMESPACE_DOS)
+    });
+    u32::from(file.record.links)
+        .saturating_sub(aliases.count() as u32)
+        .max(1)
 }
 
-/// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
-fn from_ntfs(error: fs_ntfs::error::Error) -> Error {
-    Error::corrupt(format!("ntfs: {}", error.message()))
+/// 100 ns since 1601 as a time.
+fn windows_time(ticks: u64) -> std::time::SystemTime {
+    const SECONDS_BEFORE_1970: i64 = 11_644_473_600;
+    let seconds = (ticks / 10_000_000) as i64 - SECONDS_BEFORE_1970;
+    time(seconds, (ticks % 10_000_000) as u32 * 100)
 }

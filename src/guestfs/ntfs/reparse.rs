@@ -2,8 +2,10 @@
 //!
 //! Tags: `ntifs.h` of Microsoft's WDK, [MS-FSCC] 2.1.2. Those for system compression are in `wof`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
+use super::special::{TAG_LX_BLK, TAG_LX_CHR};
 use crate::error::{Error, ErrorKind, Result};
 
 const ATTRIBUTE_OFFLINE: u32 = 0x1000;
@@ -36,6 +38,7 @@ pub fn check_is_here(tag: u32, attributes: u32, has_holes: bool) -> Result<()> {
     let what = match tag {
         TAG_DEDUP => "a deduplicated file, whose content is in the volume's chunk store,".into(),
         TAG_HSM | TAG_HSM2 => "a file that was moved to other storage (HSM)".into(),
+        TAG_LX_CHR | TAG_LX_BLK => "a device without its number ($LXDEV)".into(),
         _ if is_here => return Ok(()),
         TAG_STORAGE_SYNC => "a file that Azure File Sync keeps online".into(),
         TAG_ONE_DRIVE => "a file that OneDrive keeps online".into(),
@@ -66,8 +69,7 @@ pub fn link_target(tag: u32, value: &[u8]) -> Result<Option<OsString>> {
         TAG_SYMLINK => (20, u16_at(16)? & 1 != 0),
         TAG_LX_SYMLINK => {
             let target = value.get(12..).filter(|t| !t.is_empty()).ok_or_else(bad)?;
-            let target = String::from_utf8_lossy(target).into_owned();
-            return Ok(Some(target.into()));
+            return Ok(Some(OsStr::from_bytes(target).to_owned()));
         }
         _ => return Ok(None),
     };
@@ -108,6 +110,7 @@ mod tests {
         };
         for (tag, attributes, has_holes, says) in [
             (TAG_DEDUP, 0, false, "deduplicated"),
+            (TAG_LX_CHR, 0, false, "$LXDEV"),
             (TAG_HSM, 0, false, "HSM"),
             (TAG_HSM2, 0, false, "HSM"),
             (TAG_CLOUD, ATTRIBUTE_RECALL_ON_DATA_ACCESS, false, "online"),

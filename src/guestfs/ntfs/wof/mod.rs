@@ -16,10 +16,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::utf16::ascii;
 use crate::io::{Extent, ExtentKind, ReadAt};
 
 /// The stream with the chunks.
-pub const STREAM: &str = "WofCompressedData";
+pub const STREAM: [u16; 17] = ascii(b"WofCompressedData");
 
 const PROVIDER_WIM: u32 = 1;
 const PROVIDER_FILE: u32 = 2;
