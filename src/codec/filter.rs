@@ -80,19 +80,35 @@ impl Filter {
     /// # Errors
     /// `Corrupt` when the stream is damaged or decodes to another length.
     pub fn decode_into(self, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        let decoded_len = out.len();
+        let expected = out.len();
+        match self.decode_up_to(stored, out)? {
+            found if found == expected => Ok(()),
+            found => Err(wrong_length(found, expected)),
+        }
+    }
+
+    /// Decodes a part of at most as many bytes as `out` has into its start; tells how many there
+    /// were. The stream must be whole. What is in the rest of `out`, or in all of it after an error,
+    /// means nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` when the stream is damaged, ends early, or decodes to more.
+    pub fn decode_up_to(self, stored: &[u8], out: &mut [u8]) -> Result<usize> {
+        let most = out.len();
+        let too_long = || {
+            Error::corrupt(format!(
+                "decodes to more than the {most} bytes it must have"
+            ))
+        };
         match self {
-            Filter::None if stored.len() == decoded_len => {
-                out.copy_from_slice(stored);
-                Ok(())
+            Filter::None if stored.len() <= most => {
+                out[..stored.len()].copy_from_slice(stored);
+                Ok(stored.len())
             }
-            Filter::None => Err(wrong_length(stored.len(), decoded_len)),
+            Filter::None => Err(wrong_length(stored.len(), most)),
             Filter::Gzip => match Decompressor::new().gzip_decompress(stored, out) {
-                Ok(n) if n == decoded_len => Ok(()),
-                Ok(n) => Err(wrong_length(n, decoded_len)),
-                Err(DecompressionError::InsufficientSpace) => Err(Error::corrupt(format!(
-                    "decodes to more than the {decoded_len} bytes it must have"
-                ))),
+                Ok(n) => Ok(n),
+                Err(DecompressionError::InsufficientSpace) => Err(too_long()),
                 Err(DecompressionError::BadData) => Err(Error::corrupt("gzip stream is damaged")),
             },
             Filter::Brotli => {
@@ -100,12 +116,9 @@ impl Filter {
                     .decompress(stored, out)
                     .map_err(|e| Error::corrupt(format!("brotli stream is damaged: {e}")))?;
                 match done.info {
-                    DecoderInfo::Finished if done.bytes_written == decoded_len => Ok(()),
-                    DecoderInfo::Finished => Err(wrong_length(done.bytes_written, decoded_len)),
+                    DecoderInfo::Finished => Ok(done.bytes_written),
                     DecoderInfo::NeedsMoreInput => Err(Error::corrupt("brotli stream ends early")),
-                    DecoderInfo::NeedsMoreOutput => Err(Error::corrupt(format!(
-                        "decodes to more than the {decoded_len} bytes it must have"
-                    ))),
+                    DecoderInfo::NeedsMoreOutput => Err(too_long()),
                 }
             }
         }
@@ -182,6 +195,9 @@ mod tests {
             (Filter::Brotli, brotli(&data)),
         ] {
             assert_eq!(filter.decode_exact(&stored, data.len()).unwrap(), data);
+            let mut room = vec![0xEE; data.len() + 100];
+            assert_eq!(filter.decode_up_to(&stored, &mut room).unwrap(), data.len());
+            assert_eq!(room[..data.len()], data);
             for wrong in [data.len() - 1, data.len() + 1, 0] {
                 let e = filter.decode_exact(&stored, wrong).unwrap_err();
                 assert_eq!(e.kind(), ErrorKind::Corrupt, "{filter:?} {wrong}");

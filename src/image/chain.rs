@@ -10,7 +10,7 @@ use super::bitmap;
 use super::link::{Merge, current_merges};
 use super::open::{Found, Image};
 use super::tables;
-use super::vhd_dir::Fetched;
+use super::vhd_dir::{Examined, Fetched, InPlace};
 use super::vhd_file::Stability;
 use super::watch::Watch;
 use crate::cache::{Block, BlockKey, MetaCache, MetaKey, MetaKind};
@@ -379,11 +379,21 @@ impl Chain {
         let Some(target) = self.merge_target(store, link) else {
             return Err(missing);
         };
-        // Not from what was kept of the target: that is its content before the merge.
-        let mut fetched = target.image().fetch(block, false)?;
-        // The target may end before the block does, and has then looked at a part of its bitmap.
-        fetched.block.full = self.links[link].image().is_full(block, &fetched.block);
-        Ok(fetched)
+        target.image().fetch_moved(self.links[link].image(), block)
+    }
+
+    /// A look at some of the blocks of the image at `link`, for people.
+    pub(super) fn examine(&self, store: &dyn Store, link: usize) -> Examined {
+        let younger = self.links[..link].iter();
+        let filters: Vec<&str> = younger.map(|l| l.image().compression()).collect();
+        let mut examined = self.links[link].image().examine(store, &filters);
+        if let Some(last) = examined.missing_last
+            && let Err(e) = self.load_block(store, link, last)
+        {
+            let problem = format!("its last block cannot be read: {e}");
+            examined.problems.push(problem);
+        }
+        examined
     }
 
     /// Fills `buf` with the bytes at `offset`, which must lie within the disk.
@@ -458,7 +468,7 @@ impl Chain {
                     &mut absent,
                 )?;
             } else {
-                self.read_in_place(io, index, block, within, part, &mut absent)?;
+                self.read_in_place(io, blocks, (index, block), within, part, &mut absent)?;
             }
             for gap in absent.drain(..) {
                 let gap = range.start + gap.start..range.start + gap.end;
@@ -537,8 +547,8 @@ impl Chain {
     fn read_in_place(
         &self,
         io: &ChainIo<'_>,
-        link: usize,
-        block: u64,
+        blocks: &dyn BlockSource,
+        (link, block): (usize, u64),
         within: Range<u64>,
         buf: &mut [u8],
         absent: &mut Vec<Range<usize>>,
@@ -546,10 +556,16 @@ impl Chain {
         let image = self.links[link].image();
         match image.read_in_place(block, within.clone(), buf, absent) {
             // Also when the chain was linked anew, to a file that a merge has left alone since.
-            Ok(Stability::Settled) if link == 0 => self.watch.check_once(io.store),
-            Ok(Stability::Settled) => Ok(()),
-            Ok(Stability::Unsettled) if link == 0 => self.watch.check(io.store),
-            Ok(Stability::Unsettled) => Ok(()),
+            Ok(InPlace::Read(Stability::Settled)) if link == 0 => self.watch.check_once(io.store),
+            Ok(InPlace::Read(Stability::Settled)) => Ok(()),
+            Ok(InPlace::Read(Stability::Unsettled)) if link == 0 => self.watch.check(io.store),
+            Ok(InPlace::Read(Stability::Unsettled)) => Ok(()),
+            // A merge has moved it here under another filter.
+            Ok(InPlace::Encoded) => {
+                absent.clear();
+                let loaded = blocks.load(self, link, block)?;
+                image.copy_present(&loaded, within, buf, absent)
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Moved by a merge: rare, so the block is simply read whole.
                 absent.clear();

@@ -186,15 +186,20 @@ impl Disk {
     }
 
     /// The same as [`Self::links`], with what only reading the tables tells: blocks that lie over
-    /// each other, tables that cannot be read.
+    /// each other, tables that cannot be read; and what a look at some blocks does.
     pub fn checked_links(&self) -> Vec<LinkReport> {
         let chain = self.chain();
         chain.prepare_tables(&self.context.io());
         let reports = LinkReport::of_chain(&chain).into_iter();
-        let checked = chain.links.iter().zip(reports).map(|(link, mut report)| {
+        let numbered = chain.links.iter().enumerate();
+        let checked = numbered.zip(reports).map(|((index, link), mut report)| {
             let table = link.image().load_table();
             match table.and_then(|()| link.image().overlapping_blocks()) {
-                Ok(None) => {}
+                Ok(None) => {
+                    let examined = chain.examine(self.context.store.as_ref(), index);
+                    report.problems.extend(examined.problems);
+                    report.notes.extend(examined.notes);
+                }
                 Ok(Some((a, b))) => report.problems.push(format!(
                     "blocks {a} and {b} lie over each other in the file"
                 )),

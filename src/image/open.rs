@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::bitmap;
-use super::vhd::{DiskType, Footer, Header, SECTOR_BYTES, Uuid};
-use super::vhd_dir::{Fetched, VhdDir};
+use super::vhd::{DiskType, Footer, Header, Uuid};
+use super::vhd_dir::{Examined, Fetched, InPlace, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::{Block, MetaCache};
 use crate::error::{Error, ErrorKind, Result};
@@ -121,6 +121,38 @@ impl Image {
         }
     }
 
+    /// A block that a merge has moved into this image from `child`.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub(super) fn fetch_moved(&self, child: &Image, block: u64) -> Result<Fetched> {
+        match &self.body {
+            Body::Dir(d) => d.fetch_moved(block, child.data_len(block)),
+            // XO copies blocks into files.
+            Body::File(f) => f.fetch(block),
+        }
+    }
+
+    /// Bytes of a block that belong to the disk.
+    fn data_len(&self, block: u64) -> u64 {
+        let block_size = u64::from(self.block_size());
+        let left = self.size().saturating_sub(block.saturating_mul(block_size));
+        block_size.min(left)
+    }
+
+    /// See `VhdDir::examine`. `filters`: what the younger images of the chain are compressed with. Far
+    /// away, blocks are not looked at where brotli is all that a merge can have brought.
+    pub(super) fn examine(&self, store: &dyn Store, filters: &[&str]) -> Examined {
+        match &self.body {
+            Body::File(_) => Examined::default(),
+            Body::Dir(d) => {
+                let own = self.compression();
+                let is_one = filters.iter().chain(&[own]).all(|f| *f == "brotli");
+                d.examine(is_one && !store.traits().cheap_ranges)
+            }
+        }
+    }
+
     /// See `VhdFile::read_present`; only for images that are not [`Self::is_whole`].
     pub(super) fn read_in_place(
         &self,
@@ -128,14 +160,16 @@ impl Image {
         within: Range<u64>,
         buf: &mut [u8],
         absent: &mut Vec<Range<usize>>,
-    ) -> Result<Stability> {
+    ) -> Result<InPlace<Stability>> {
         match &self.body {
-            Body::File(f) => f.read_present(block, within, buf, absent),
-            Body::Dir(d) => {
-                d.read_in_place(block, within, buf, absent)?;
+            Body::File(f) => f
+                .read_present(block, within, buf, absent)
+                .map(InPlace::Read),
+            Body::Dir(d) => Ok(match d.read_in_place(block, within, buf, absent)? {
                 // A directory's blocks are replaced, not written to, and nothing shows it.
-                Ok(Stability::Unsettled)
-            }
+                InPlace::Read(()) => InPlace::Read(Stability::Unsettled),
+                InPlace::Encoded => InPlace::Encoded,
+            }),
         }
     }
 
@@ -168,15 +202,6 @@ impl Image {
             )),
             Body::Dir(d) => d.read_from(file, block, within, buf, absent),
         }
-    }
-
-    /// Whether a decoded block holds every sector that the disk has in it.
-    pub(super) fn is_full(&self, number: u64, block: &Block) -> bool {
-        let block_size = u64::from(self.block_size());
-        let left = self.size().saturating_sub(number * block_size);
-        let sectors = block_size.min(left).div_ceil(SECTOR_BYTES);
-        let (stored, _) = block.bytes.split_at(self.bitmap_bytes() as usize);
-        bitmap::is_full(stored, sectors)
     }
 
     /// Copies what a decoded block holds of `within`; same contract as `VhdFile::read_present`.

@@ -3,22 +3,22 @@
 //! Source: XO's `VhdDirectory`. Compressed, encrypted or remote blocks are fetched whole and kept
 //! decoded; plain blocks on local storage are read in place, sector by sector.
 
+mod block;
+mod examine;
 mod parts;
 
-use std::ops::Range;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
+pub(super) use self::block::{Fetched, InPlace};
+pub(super) use self::examine::Examined;
 use self::parts::{Parts, read_kept_parts, read_parts};
 use super::bitmap;
-use super::vhd::{
-    DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, SECTOR_BYTES, blocks_of,
-};
+use super::vhd::{DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, blocks_of};
 use super::vhd_file::Opened;
-use crate::buffers::Buffer;
-use crate::cache::{Block, Gate, MetaCache, MetaKey, MetaKind};
+use crate::cache::{MetaCache, MetaKey, MetaKind};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
@@ -29,15 +29,6 @@ const PAGE_BITS: u64 = 65_536;
 
 /// Largest block that is fetched whole: it has to fit into the cache's slack several times.
 pub(super) const MAX_WHOLE_BLOCK_BYTES: u32 = 16 << 20;
-
-/// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
-/// blocks are on their way at once; decoded all together, they would all be late, and the one that a
-/// reader waits for first with them. One more than there are cores, so that this one does not wait
-/// for what is only read ahead; eight decode more than passes through a mount.
-static DECODERS: LazyLock<Gate> = LazyLock::new(|| {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    Gate::new(cores.min(8) + 1)
-});
 
 /// An open VHD directory.
 pub(super) struct VhdDir {
@@ -51,6 +42,9 @@ pub(super) struct VhdDir {
     bitmap_bytes: u32,
     virtual_size: u64,
     blocks: u64,
+    /// Entries of the table as the header has it: fewer than `blocks` after a merge of an image of a
+    /// larger disk into this one.
+    header_entries: u64,
     /// Longest decoded `bat` that a sound writer makes.
     max_bat_bytes: u64,
     table: OnceLock<Table>,
@@ -60,12 +54,8 @@ pub(super) struct VhdDir {
     newest_part: Option<(SystemTime, Instant)>,
     /// The plain block read in place last: readers ask for many pieces of one block in a row.
     last: Mutex<Option<(u64, Arc<dyn StoredFile>)>>,
-}
-
-/// A block, and when it was put where it was found, as the storage tells it.
-pub(super) struct Fetched {
-    pub(super) block: Block,
-    pub(super) modified: Option<SystemTime>,
+    /// What a look at some of its blocks has told, once somebody has asked.
+    examined: OnceLock<Examined>,
 }
 
 /// What is always kept of the block table: which pages have any bit set.
@@ -157,12 +147,14 @@ impl VhdDir {
             bitmap_bytes: header.bitmap_bytes(),
             virtual_size: footer.current_size,
             blocks,
+            header_entries: u64::from(header.max_table_entries),
             // One byte where one bit would do, rounded up generously.
             max_bat_bytes: table_bits.min(MAX_BLOCKS) + 4096,
             table: OnceLock::new(),
             versions: versions.clone(),
             newest_part,
             last: Mutex::new(None),
+            examined: OnceLock::new(),
         };
         if let Some(Ok((stored, meta))) = parts.bat {
             // What is wrong with it will be told by the read that needs it.
@@ -196,13 +188,6 @@ impl VhdDir {
     /// Bytes of the bitmap in front of a block's data.
     pub(super) fn bitmap_bytes(&self) -> u32 {
         self.bitmap_bytes
-    }
-
-    fn block_path(&self, block: u64) -> StorePath {
-        self.base
-            .child("blocks")
-            .child(&(block / 1000).to_string())
-            .child(&(block % 1000).to_string())
     }
 
     /// Sets bit `n - first` of `bits` for each block `n` of `first..first + count` that the table
@@ -319,7 +304,7 @@ impl VhdDir {
     }
 
     /// Bytes of a block that belong to the disk: the last block may reach past its end.
-    fn data_len(&self, block: u64) -> u64 {
+    pub(super) fn data_len(&self, block: u64) -> u64 {
         u64::from(self.block_size).min(
             self.virtual_size
                 .saturating_sub(block * u64::from(self.block_size)),
@@ -338,160 +323,6 @@ impl VhdDir {
         let versions = self.versions.iter().chain([&table]);
         let hash = versions.fold(StableHash::new(), |hash, version| hash.number(version.0));
         Some(hash.finish())
-    }
-
-    /// Fetches and decodes a block: bitmap and data. With `may_keep`, storage may answer from what
-    /// it has kept of this generation of the directory.
-    ///
-    /// # Errors
-    /// `NotFound` when the object is not there (a merge may have moved it), `Corrupt` when it is
-    /// not exactly a block.
-    pub(super) fn fetch(&self, block: u64, may_keep: bool) -> Result<Fetched> {
-        let generation = self.generation().filter(|_| may_keep);
-        match self.fetch_as(block, generation) {
-            // Perhaps it was damaged when it was kept, and has been repaired since.
-            Err(e) if e.kind() == ErrorKind::Corrupt && generation.is_some() => {
-                self.fetch_as(block, None)
-            }
-            other => other,
-        }
-    }
-
-    fn fetch_as(&self, block: u64, generation: Option<u128>) -> Result<Fetched> {
-        let path = self.block_path(block);
-        let len = self.bitmap_bytes as usize + self.block_size as usize;
-        let max_len = self.filter.max_stored_len(len as u64);
-        let (stored, meta) = match generation {
-            Some(generation) => self.store.read_pinned(&path, max_len, generation)?,
-            None => self.store.read(&path, max_len)?,
-        };
-        let bytes = if self.filter == Filter::None {
-            if stored.len() != len {
-                return Err(Error::corrupt(format!(
-                    "has {} bytes where a block has {len}",
-                    stored.len()
-                ))
-                .with_object(&path));
-            }
-            stored
-        } else {
-            let mut decoded = Buffer::new(len);
-            let pass = DECODERS.enter();
-            self.filter
-                .decode_into(&stored, &mut decoded)
-                .map_err(|e| e.with_object(&path))?;
-            drop(pass);
-            decoded.into_bytes()
-        };
-        let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
-        let full = bitmap::is_full(&bytes[..self.bitmap_bytes as usize], sectors);
-        Ok(Fetched {
-            block: Block { bytes, full },
-            modified: meta.modified,
-        })
-    }
-
-    /// Reads part of a plain block in place; same contract as `VhdFile::read_present`.
-    pub(super) fn read_in_place(
-        &self,
-        block: u64,
-        within: Range<u64>,
-        buf: &mut [u8],
-        absent: &mut Vec<Range<usize>>,
-    ) -> Result<()> {
-        let file = self.open_block(block)?;
-        self.read_from(&*file, block, within, buf, absent)
-    }
-
-    /// Whether [`Self::kept_block`] would find the block.
-    pub(super) fn has_kept(&self, block: u64) -> bool {
-        let generation = self.generation().filter(|_| self.filter == Filter::None);
-        generation.is_some_and(|g| self.store.is_kept(&self.block_path(block), Some(g)))
-    }
-
-    /// A plain block of a far away directory that storage has kept nearby: reading what is wanted of it
-    /// in place, with [`Self::read_from`], is cheaper than all of it.
-    pub(super) fn kept_block(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
-        if self.filter != Filter::None {
-            return None;
-        }
-        if let Some(file) = self.last(block) {
-            return Some(file);
-        }
-        let len = u64::from(self.bitmap_bytes) + u64::from(self.block_size);
-        let path = self.block_path(block);
-        let kept = self.store.open_pinned(&path, len, self.generation()?)?;
-        (kept.opened_meta().len_bytes == len).then(|| self.keep_open(block, kept))
-    }
-
-    /// Reads part of a plain block from its open file; same contract as `VhdFile::read_present`.
-    pub(super) fn read_from(
-        &self,
-        file: &dyn StoredFile,
-        block: u64,
-        within: Range<u64>,
-        buf: &mut [u8],
-        absent: &mut Vec<Range<usize>>,
-    ) -> Result<()> {
-        let data = u64::from(self.bitmap_bytes);
-        let key = MetaKey {
-            of: self.id,
-            generation: 0,
-            kind: MetaKind::Bitmap,
-            index: block,
-        };
-        let present = self.meta.get_or_load(key, || {
-            let mut bytes = vec![0; self.bitmap_bytes as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
-            Ok(if bitmap::is_full(&bytes, sectors) {
-                Arc::from([])
-            } else {
-                Arc::from(bytes)
-            })
-        })?;
-        if present.is_empty() {
-            return file.read_exact_at(buf, data + within.start);
-        }
-        bitmap::split(&present, within.clone(), |run, is_present| {
-            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
-            if is_present {
-                file.read_exact_at(&mut buf[part], data + run.start)
-            } else {
-                absent.push(part);
-                Ok(())
-            }
-        })
-    }
-
-    fn open_block(&self, block: u64) -> Result<Arc<dyn StoredFile>> {
-        if let Some(file) = self.last(block) {
-            return Ok(file);
-        }
-        let path = self.block_path(block);
-        let file = self.store.open(&path)?;
-        let expected = u64::from(self.bitmap_bytes) + u64::from(self.block_size);
-        let found = file.opened_meta().len_bytes;
-        if found != expected {
-            return Err(
-                Error::corrupt(format!("has {found} bytes where a block has {expected}"))
-                    .with_object(&path),
-            );
-        }
-        Ok(self.keep_open(block, file))
-    }
-
-    /// The file of the block that was read in place last.
-    fn last(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, file) = last.as_ref().filter(|(of, _)| *of == block)?;
-        Some(Arc::clone(file))
-    }
-
-    fn keep_open(&self, block: u64, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((block, Arc::clone(&file)));
-        file
     }
 }
 

@@ -20,17 +20,23 @@ use brfs::store::{LocalStore, StorePath};
 
 const CACHE_BYTES: u64 = 8 << 20;
 
-fn context(root: &Path) -> Arc<DiskContext> {
+pub(crate) fn context(root: &Path) -> Arc<DiskContext> {
     DiskContext::new(Arc::new(LocalStore::open(root).unwrap()), CACHE_BYTES)
 }
 
-fn path_of(root: &Path, head: &Path) -> StorePath {
+pub(crate) fn path_of(root: &Path, head: &Path) -> StorePath {
     let relative = head.strip_prefix(root).unwrap();
     StorePath::new(relative.to_str().unwrap()).unwrap()
 }
 
 /// Reads at random, and once from the start to the end in pieces as the kernel would.
-fn compare(disk: &Arc<Disk>, chain: &Chain, layer: usize, rng: &mut Rng, random_reads: u64) {
+pub(crate) fn compare(
+    disk: &Arc<Disk>,
+    chain: &Chain,
+    layer: usize,
+    rng: &mut Rng,
+    random_reads: u64,
+) {
     let size = chain.size_bytes(layer);
     assert_eq!(disk.len_bytes(), size);
     let mut buf = vec![0xEE; 1 << 20];
@@ -60,7 +66,7 @@ fn compare(disk: &Arc<Disk>, chain: &Chain, layer: usize, rng: &mut Rng, random_
 
 /// No byte that is not zero lies in a hole, extents cover the disk, and their data adds up to what
 /// the disk says is allocated.
-fn check_extents(disk: &Disk, chain: &Chain, layer: usize) {
+pub(crate) fn check_extents(disk: &Disk, chain: &Chain, layer: usize) {
     let size = disk.len_bytes();
     let mut holes = Vec::new();
     let (mut at, mut data) = (0, 0);
@@ -173,7 +179,13 @@ fn a_64_tib_directory_has_its_few_blocks_where_they_belong() {
 }
 
 /// All points from the merged child on must read right; older ones are gone for XO.
-fn check_points(dir: &Path, chain: &Chain, heads: &[std::path::PathBuf], from: usize, what: &str) {
+pub(crate) fn check_points(
+    dir: &Path,
+    chain: &Chain,
+    heads: &[std::path::PathBuf],
+    from: usize,
+    what: &str,
+) {
     let context = context(dir);
     let rng = &mut Rng::new(1);
     for (layer, head) in heads.iter().enumerate().skip(from) {

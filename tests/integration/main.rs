@@ -32,6 +32,7 @@ mod kernel_volumes;
 mod key_sources;
 mod md_arrays;
 mod mount_tools;
+mod odd_blocks;
 #[cfg(feature = "s3")]
 mod proxy;
 mod remote;

@@ -81,6 +81,8 @@ pub struct Merge<'a> {
     /// Index of the youngest merged layer.
     pub child: usize,
     pub style: StateStyle,
+    /// Move blocks between directories without a look at their compression, as XO does since 6.2.
+    pub keep_filters: bool,
     /// Name of the last step: `cleanup`, in older versions `cleanupVhds`.
     pub cleanup_step: &'static str,
 }
@@ -100,6 +102,7 @@ impl<'a> Merge<'a> {
             parent,
             child,
             style: StateStyle::Uuid,
+            keep_filters: false,
             cleanup_step: "cleanup",
         }
     }
@@ -123,7 +126,7 @@ impl<'a> Merge<'a> {
         self.merge_blocks(&numbers);
     }
 
-    /// Merges these blocks: moved between directories of one compression, copied otherwise.
+    /// Merges these blocks: moved between directories (see `keep_filters`), copied otherwise.
     ///
     /// XO works on several blocks at a time, and its state file lags behind: blocks beyond
     /// `currentBlock` can be moved already.
@@ -151,7 +154,7 @@ impl<'a> Merge<'a> {
     fn merge_object(&self, number: u64, layer: usize, filter: Filter, to: PathBuf) {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         match &self.written.layers[layer].stored {
-            Stored::Dir(child) if child.filter.encodes_like(filter) => {
+            Stored::Dir(child) if self.keep_filters || child.filter.encodes_like(filter) => {
                 let from = child.block_path(number);
                 // Done by an earlier call: merging again is what a resumed merge does.
                 if from.exists() {

@@ -109,6 +109,14 @@ impl WrittenVhdDir {
     pub fn block_path(&self, number: u64) -> PathBuf {
         block_path(&self.path, number)
     }
+
+    /// Stores a block again with just the first `data_bytes` of its data behind its bitmap.
+    pub fn cut_block(&self, number: u64, bitmap_bytes: u64, data_bytes: u64) {
+        let path = self.block_path(number);
+        let mut decoded = self.filter.decode(&std::fs::read(&path).unwrap());
+        decoded.truncate((bitmap_bytes + data_bytes) as usize);
+        write_file(&path, &self.filter.encode(&decoded));
+    }
 }
 
 /// `blocks/<n / 1000>/<n % 1000>`, not zero-padded.

@@ -110,6 +110,18 @@ impl WrittenVhdFile {
     pub fn data_offset(&self, number: u64) -> u64 {
         self.blocks[&number] + bitmap_bytes(self.block_size)
     }
+
+    /// Ends the file after the first `data_bytes` of the data of a block, which must stand last, and
+    /// puts the footer there.
+    pub fn cut_last_block(&self, number: u64, data_bytes: u64) {
+        let end = self.data_offset(number) + data_bytes;
+        assert!(self.blocks.values().all(|at| *at <= self.blocks[&number]));
+        let mut content = fs::read(&self.path).unwrap();
+        let footer = content[self.trailing_footer_offset.unwrap() as usize..].to_vec();
+        content.truncate(end as usize);
+        content.extend(footer);
+        fs::write(&self.path, content).unwrap();
+    }
 }
 
 impl VhdFileSpec {

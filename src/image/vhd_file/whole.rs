@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::VhdFile;
 use super::ends::part_of;
 use crate::cache::Block;
+use crate::codec::Filter;
 use crate::error::{Error, Result};
 use crate::image::bitmap;
 use crate::image::vhd::{BAT_UNUSED, SECTOR_BYTES};
@@ -94,6 +95,7 @@ impl VhdFile {
         Ok(Fetched {
             block: Block { bytes, full },
             modified: self.file.opened_meta().modified,
+            filter: Filter::None,
         })
     }
 }
