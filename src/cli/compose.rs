@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::mount::Request;
+use super::single::{Single, single_disk};
 use super::storage_args::Repository;
 use crate::config::Location;
 use crate::guestfs::node::GuestOptions;
@@ -15,7 +16,7 @@ use crate::tree::Node;
 use crate::views;
 
 /// The directory that makes a directory an XO backup repository.
-const MARK: &str = "xo-vm-backups";
+pub(super) const MARK: &str = "xo-vm-backups";
 
 /// Default of `--refresh`.
 const REFRESH_SECONDS: u64 = 60;
@@ -26,6 +27,8 @@ pub(super) struct View {
     pub(super) root: Node,
     /// For the mount table: never with secrets.
     pub(super) source: String,
+    /// What is wrong with it and better said at once.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Opens the repository, or the single disk, and builds the tree.
@@ -33,8 +36,8 @@ pub(super) fn open(request: &Request) -> Result<View> {
     let mut repository = request.storage.repository(&request.repository)?;
     repository.options.disk_cache = request.disk_cache();
     let location = &repository.location;
-    if let Some((root, inside)) = single_disk(location)? {
-        return open_bare(&root, &inside, &repository, request);
+    if let Some(single) = single_disk(location)? {
+        return open_bare(single, &repository, request);
     }
     let store = repository.open()?;
     check_repository(&*store, location)?;
@@ -43,7 +46,11 @@ pub(super) fn open(request: &Request) -> Result<View> {
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
     let root = views::repository_root(disks.clone(), refresh, guest_options(request));
     let root = views::with_stats(root, disks, repository.options.stats.clone());
-    Ok(View { root, source })
+    Ok(View {
+        root,
+        source,
+        warnings: Vec::new(),
+    })
 }
 
 fn guest_options(request: &Request) -> GuestOptions {
@@ -53,47 +60,22 @@ fn guest_options(request: &Request) -> GuestOptions {
     }
 }
 
-/// Where to look for the chain of the single image that a location names, and the image there; `None`
-/// when it names none. On object storage, where nothing tells a file from a directory but what is
-/// asked of it, its name does.
-fn single_disk(location: &Location) -> Result<Option<(Location, StorePath)>> {
-    let mut root = location.clone();
-    let dir = match &mut root {
-        Location::Local(path) => {
-            if !path.is_file() {
-                return Ok(None);
-            }
-            let real = std::fs::canonicalize(&*path).with_context(|| path.display().to_string())?;
-            let (dir, inside) = views::split_bare_path(&real)?;
-            return Ok(Some((Location::Local(dir), inside)));
-        }
-        Location::S3(s3) => &mut s3.dir,
-        Location::Azure(azure) => &mut azure.dir,
-    };
-    if !dir.ends_with(".vhd") {
-        return Ok(None);
-    }
-    let (above, inside) = views::split_bare_path(&Path::new("/").join(&*dir))?;
-    *dir = above.to_string_lossy().trim_matches('/').to_owned();
-    Ok(Some((root, inside)))
-}
-
 /// A single image, with its chain taken from beside it.
-fn open_bare(
-    root: &Location,
-    inside: &StorePath,
-    repository: &Repository,
-    request: &Request,
-) -> Result<View> {
-    let store = root.open(&repository.options)?;
-    let source = format!("{root}/{inside}");
-    let disks = DiskContext::new(store, request.cache_bytes);
+fn open_bare(single: Single, repository: &Repository, request: &Request) -> Result<View> {
     // What is no image at all is better said now than by every program that reads it. A chain that
     // is broken further down mounts: it is readable in part.
-    disks.open_disk(inside, None)?;
-    let root = views::bare_root(disks.clone(), inside, guest_options(request))?;
+    let opened = single.open(&repository.options, request.cache_bytes)?;
+    let warnings = opened.row().problems;
+    let Single { root, inside } = opened.single;
+    let source = format!("{root}/{inside}");
+    let disks = opened.context;
+    let root = views::bare_root(disks.clone(), &inside, guest_options(request))?;
     let root = views::with_stats(root, disks, repository.options.stats.clone());
-    Ok(View { root, source })
+    Ok(View {
+        root,
+        source,
+        warnings,
+    })
 }
 
 /// Refuses what is no repository, with a guess at what was meant: mounting it would only show

@@ -17,14 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use super::hide::HIDDEN_URL;
 use super::mount::Request;
+use super::output::escape;
 use crate::fuse;
 
 /// What the serving process says once, before it closes its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
-    /// It is mounted and served.
-    Ready,
+    /// It is mounted and served, though these things are wrong with it.
+    Ready { warnings: Vec<String> },
     /// It does not, and the process ends.
     Failed(String),
 }
@@ -41,14 +42,19 @@ pub(super) fn start_server(request: &Request) -> Result<()> {
         .read_line(&mut line)
         .context("cannot listen to the background process")?;
     match serde_json::from_str(&line) {
-        Ok(Outcome::Ready) => fuse::check_answers(&request.mountpoint).inspect_err(|_| {
-            // It unmounts what is its own.
-            if let Ok(pid) = i32::try_from(child.id())
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                kill_process(pid, Signal::TERM).ok();
+        Ok(Outcome::Ready { warnings }) => {
+            fuse::check_answers(&request.mountpoint).inspect_err(|_| {
+                // It unmounts what is its own.
+                if let Ok(pid) = i32::try_from(child.id())
+                    && let Some(pid) = Pid::from_raw(pid)
+                {
+                    kill_process(pid, Signal::TERM).ok();
+                }
+            })?;
+            for warning in warnings {
+                eprintln!("brfs: warning: {}", escape(&warning));
             }
-        })?,
+        }
         Ok(Outcome::Failed(why)) => {
             child.wait().ok();
             bail!(why);

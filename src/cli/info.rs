@@ -8,15 +8,11 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
-use super::ls::DiskRow;
 use super::output::{escape, human_size, print_json, to_stdout};
 use super::select;
 use super::storage_args::StorageArgs;
 use crate::image::{DiskContext, LinkReport};
-use crate::io::ReadAt;
 use crate::repo::date;
-use crate::store::LocalStore;
-use crate::views::split_bare_path;
 
 /// Cache for opening disks: they are not read.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -27,7 +23,8 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// found, 1 when something was, 2 when nothing could be looked at.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The repository: a directory or a URL of Xen Orchestra's; or a .vhd file by itself.
+    /// The repository: a directory or a URL of Xen Orchestra's; or a single .vhd, a file, a VHD directory
+    /// or a URL.
     pub repository: Option<String>,
     /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
@@ -89,30 +86,13 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
 
 /// A single image without its repository.
 fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let given = args.repository.as_deref().unwrap_or("");
-    let path = std::path::Path::new(given.strip_prefix("file://").unwrap_or(given));
-    if !path.is_file() {
+    let given = args.repository.as_deref();
+    let Some(single) = select::open_single(&args.storage, given, CACHE_BYTES)? else {
         // Refuses what is no repository with its reason.
-        select::open_catalogue(&args.storage, args.repository.as_deref())?.folders()?;
+        select::open_catalogue(&args.storage, given)?.folders()?;
         bail!("which VM? `brfs ls REPOSITORY` lists them");
-    }
-    let path = path.canonicalize().context("cannot resolve the path")?;
-    let (root, inside) = split_bare_path(&path)?;
-    let context = DiskContext::new(std::sync::Arc::new(LocalStore::open(&root)?), CACHE_BYTES);
-    let disk = context.open_disk(&inside, None)?;
-    let links = disk.links();
-    let row = DiskRow {
-        name: "disk.raw".to_owned(),
-        vdi_uuid: None,
-        vdi_name: None,
-        vdi_type: None,
-        path: Some(inside.as_str().to_owned()),
-        size: Some(disk.len_bytes()),
-        format: links.first().map(|l| l.format),
-        compression: links.first().map(|l| l.compression),
-        chain_length: Some(links.len()),
-        problems: Vec::new(),
     };
+    let (row, context, disk) = (single.row(), single.context, single.disk);
     let report = inspect_disk(context.store(), row, Some(disk));
     let damaged = !report.row.problems.is_empty();
     if args.json {

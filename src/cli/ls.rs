@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::output::{Table, human_size, print_json, to_stdout};
 use super::select;
+use super::single::OpenSingle;
 use super::storage_args::StorageArgs;
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
@@ -25,8 +26,8 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// the same), 2 when nothing could be listed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The repository: a directory or a URL of Xen Orchestra's; `-` (or nothing) where
-    /// --repository-file or BRFS_REPOSITORY tells it.
+    /// The repository: a directory or a URL of Xen Orchestra's; or a single .vhd; `-` (or nothing)
+    /// where --repository-file or BRFS_REPOSITORY tells it.
     pub repository: Option<String>,
     /// A VM: its name, its folder in the mount, its uuid, or a part that only one VM has.
     pub vm: Option<String>,
@@ -54,7 +55,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// # Errors
 /// When nothing could be listed.
 pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
-    let catalogue = select::open_catalogue(&args.storage, args.repository.as_deref())?;
+    let given = args.repository.as_deref();
+    if args.vm.is_none()
+        && let Some(single) = select::open_single(&args.storage, given, CACHE_BYTES)?
+    {
+        return list_single(&single, args.json, out);
+    }
+    let catalogue = select::open_catalogue(&args.storage, given)?;
     let Some(vm) = &args.vm else {
         return list_vms(&catalogue, args.json, out);
     };
@@ -290,6 +297,54 @@ pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) ->
     row
 }
 
+/// A single image in the place of a repository.
+fn list_single(single: &OpenSingle, json: bool, out: &mut dyn Write) -> Result<bool> {
+    let row = single.row();
+    let damaged = !row.problems.is_empty();
+    if json {
+        #[derive(Serialize)]
+        struct Bare {
+            repository: String,
+            disks: Vec<DiskRow>,
+        }
+        let repository = single.context.store().describe();
+        let disks = vec![row];
+        print_json(out, &Bare { repository, disks })?;
+    } else {
+        print_disks(vec![row], out)?;
+    }
+    Ok(damaged)
+}
+
+fn print_disks(rows: Vec<DiskRow>, out: &mut dyn Write) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let headings = [
+        "DISK",
+        ">SIZE",
+        "FORMAT",
+        "COMPRESSION",
+        ">CHAIN",
+        "VDI",
+        "PROBLEMS",
+    ];
+    let mut table = Table::new(&headings);
+    for row in rows {
+        table.row(vec![
+            row.name,
+            row.size.map(human_size).unwrap_or_default(),
+            row.format.unwrap_or_default().to_owned(),
+            row.compression.unwrap_or_default().to_owned(),
+            row.chain_length.map_or(String::new(), |n| n.to_string()),
+            row.vdi_name.or(row.vdi_uuid).unwrap_or_default(),
+            row.problems.join("; "),
+        ]);
+    }
+    table.print(out)?;
+    Ok(())
+}
+
 fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Result<bool> {
     let point = vm
         .vm
@@ -316,30 +371,7 @@ fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Resu
         print_json(out, &disks)?;
         return Ok(damaged);
     }
-    if !rows.is_empty() {
-        let headings = [
-            "DISK",
-            ">SIZE",
-            "FORMAT",
-            "COMPRESSION",
-            ">CHAIN",
-            "VDI",
-            "PROBLEMS",
-        ];
-        let mut table = Table::new(&headings);
-        for row in rows {
-            table.row(vec![
-                row.name,
-                row.size.map(human_size).unwrap_or_default(),
-                row.format.unwrap_or_default().to_owned(),
-                row.compression.unwrap_or_default().to_owned(),
-                row.chain_length.map_or(String::new(), |n| n.to_string()),
-                row.vdi_name.or(row.vdi_uuid).unwrap_or_default(),
-                row.problems.join("; "),
-            ]);
-        }
-        table.print(out)?;
-    }
+    print_disks(rows, out)?;
     for text in point
         .problems
         .iter()

@@ -16,6 +16,7 @@ mod mount;
 pub mod output;
 pub mod select;
 mod serve;
+mod single;
 mod size;
 mod stats;
 pub mod storage_args;

@@ -21,7 +21,8 @@ use crate::store::DiskCacheOptions;
 )]
 pub(super) struct Args {
     /// The repository (a directory, an s3://, azure:// or file:// URL as Xen Orchestra shows it, or a
-    /// single .vhd or .alias.vhd, a file or a URL) and an existing directory to show it at. The
+    /// single .vhd, .avhd or .alias.vhd, a file, a directory or a URL) and an existing directory to show
+    /// it at. The
     /// repository can come from --repository-file or BRFS_REPOSITORY instead
     #[arg(value_names = ["REPOSITORY", "MOUNTPOINT"], num_args = 1..=2, required = true)]
     what_and_where: Vec<String>,

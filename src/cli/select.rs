@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::output::escape;
+use super::single::{OpenSingle, single_disk};
 use super::storage_args::StorageArgs;
 use crate::config::Location;
 use crate::repo::catalogue::NamedVm;
@@ -31,12 +32,31 @@ pub fn open_catalogue(storage: &StorageArgs, repository: Option<&str>) -> Result
     {
         let path = path.display().to_string();
         bail!(
-            "{} is a file, not a repository; `brfs info` and `brfs mount` take a single .vhd",
+            "{} is a file, not a repository; a single .vhd has no VMs to choose from",
             escape(&path)
         );
     }
     let store = repository.open()?;
     Ok(Catalogue::new(store, ONE_COMMAND))
+}
+
+/// Opens the single image that stands in the place of a repository; `None` when none does.
+///
+/// # Errors
+/// When the location cannot be parsed, or the image cannot be opened.
+pub(super) fn open_single(
+    storage: &StorageArgs,
+    repository: Option<&str>,
+    cache_bytes: u64,
+) -> Result<Option<OpenSingle>> {
+    let mut collected = storage.collect(repository.filter(|text| *text != ELSEWHERE))?;
+    let found = storage.repository(&collected)?;
+    let Some(single) = single_disk(&found.location)? else {
+        return Ok(None);
+    };
+    collected.ask_for_key(storage)?;
+    let options = storage.repository(&collected)?.options;
+    single.open(&options, cache_bytes).map(Some)
 }
 
 fn candidates<'a>(names: impl IntoIterator<Item = &'a str>) -> String {

@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 
 use super::daemon::Outcome;
 use super::mount::Request;
+use super::output::escape;
 use super::{compose, logging};
 use crate::fuse::{self, MountOptions, Unmounter};
 
@@ -30,13 +31,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
         .context("`brfs serve` is run by `brfs mount`, with a request on its standard input")?;
     debug_assert_eq!(args.mountpoint, request.mountpoint);
     if request.foreground {
-        return serve(&request, || Ok(()));
+        return serve(&request, |warnings| {
+            for warning in warnings {
+                eprintln!("brfs: warning: {}", escape(warning));
+            }
+            Ok(())
+        });
     }
     // Not a group leader, because it was spawned, so this cannot fail; the terminal's signals are
     // for others from here on.
     rustix::process::setsid().context("cannot leave the terminal")?;
-    let outcome = serve(&request, || {
-        tell(&Outcome::Ready)?;
+    let outcome = serve(&request, |warnings| {
+        let warnings = warnings.to_vec();
+        tell(&Outcome::Ready { warnings })?;
         leave()
     });
     if let Err(error) = &outcome {
@@ -49,8 +56,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Mounts, calls `ready`, and serves until the mount is gone.
-fn serve(request: &Request, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Mounts, calls `ready` with what should be said of it, and serves until the mount is gone.
+fn serve(request: &Request, ready: impl FnOnce(&[String]) -> Result<()>) -> Result<()> {
     logging::init(request)?;
     raise_open_files_limit();
     let ending = Ending::watch()?;
@@ -64,11 +71,14 @@ fn serve(request: &Request, ready: impl FnOnce() -> Result<()>) -> Result<()> {
         no_exec: request.no_exec,
         session_threads: None,
     };
+    for warning in &view.warnings {
+        tracing::warn!("{}", escape(warning));
+    }
     let mounted = fuse::mount(view.root, &request.mountpoint, &options)?;
     tracing::info!("mounted at {}", mounted.mountpoint().display());
     // When nobody is left to be told (the starting process was killed), nobody knows of the mount
     // either: leaving here unmounts.
-    ready()?;
+    ready(&view.warnings)?;
     ending.mounted(mounted.unmounter());
     mounted.wait().context("the mount broke")?;
     tracing::info!("unmounted");

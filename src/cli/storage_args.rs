@@ -213,7 +213,12 @@ impl Collected {
         if repository.options.encryption_key.is_some() || !has_terminal() {
             return Ok(());
         }
-        let store = repository.location.connect(&repository.options)?;
+        // Of a single image, the repository's that it lies in.
+        let single = super::single::single_disk(&repository.location)
+            .ok()
+            .flatten();
+        let location = single.map_or(repository.location, |single| single.root);
+        let store = location.connect(&repository.options)?;
         if crate::repo::encryption_algorithm(store.as_ref())?.is_some() {
             self.key = prompt_for_key()?;
         }

@@ -58,6 +58,8 @@ pub(super) struct Chain {
     pub links: Vec<ChainLink>,
     /// Why the chain ends before an image that has no parent.
     pub broken: Option<Error>,
+    /// Whether a relative name of a parent led above the root of the store.
+    pub leads_out: bool,
     merges: Vec<Merge>,
     pub problems: Vec<String>,
     unit_log2: u32,
@@ -130,6 +132,7 @@ impl Chain {
             size: links.first().map_or(0, |l| l.image().size()),
             links,
             broken,
+            leads_out: false,
             merges,
             problems,
             watch,

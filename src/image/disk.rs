@@ -217,6 +217,13 @@ impl Disk {
         self.chain().broken.clone()
     }
 
+    /// Whether the chain is broken where an image names its parent by a path that leads above the root of
+    /// the store.
+    pub fn leads_out(&self) -> bool {
+        let chain = self.chain();
+        chain.broken.is_some() && chain.leads_out
+    }
+
     /// All that is wrong, one sentence each: with the chain, and with its images as `links` (from
     /// [`Self::links`] or [`Self::checked_links`]) tell it.
     pub fn problems(&self, links: &[LinkReport]) -> Vec<String> {

@@ -14,6 +14,8 @@ use super::merge_state::{
     MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
 };
 use super::open::{Found, Image, Registry};
+use super::parent_name;
+use super::recognise::is_vhd_name;
 use super::vhd::Uuid;
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
@@ -94,11 +96,6 @@ fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
 const FIRST_BATCH: usize = 32;
 const MAX_BATCH: usize = 512;
 
-/// Whether a name of a VDI's directory is that of an image or an alias.
-fn is_image(name: &str) -> bool {
-    name.ends_with(".vhd") && !name.starts_with('.')
-}
-
 /// What linking needs to know of one directory of images.
 struct DirIndex {
     names: Vec<String>,
@@ -128,6 +125,8 @@ pub(super) fn link(
         problems: Vec::new(),
         watch: Watch::new(guard),
         looked: false,
+        listings: HashMap::new(),
+        leads_out: false,
     };
     linker.learn_dir(&path.parent());
     let mut links = vec![linker.open_youngest(path)?];
@@ -152,14 +151,16 @@ pub(super) fn link(
             }
         }
     }
-    Ok(Chain::new(
+    let mut chain = Chain::new(
         registry.new_id(),
         links,
         broken,
         linker.merges,
         linker.problems,
         linker.watch,
-    ))
+    );
+    chain.leads_out = linker.leads_out;
+    Ok(chain)
 }
 
 struct Linker<'a> {
@@ -175,6 +176,10 @@ struct Linker<'a> {
     watch: Watch,
     /// Whether the restore point has been looked at.
     looked: bool,
+    /// Directories in which parents were looked for whatever the case of their names.
+    listings: HashMap<StorePath, Result<Arc<Vec<String>>>>,
+    /// Whether a relative name of a parent led above the root.
+    leads_out: bool,
 }
 
 /// What is asked of the storage together.
@@ -203,7 +208,7 @@ impl Linker<'_> {
         }
         let names: Vec<String> = entries
             .into_iter()
-            .filter(|e| e.kind == EntryKind::File || e.name.ends_with(".vhd"))
+            .filter(|e| e.kind == EntryKind::File || is_vhd_name(&e.name))
             .map(|e| e.name)
             .collect();
         let merges = merges_of(self.store.as_ref(), dir, &names, &mut self.problems);
@@ -241,7 +246,7 @@ impl Linker<'_> {
                 let mut older: Vec<&String> = index
                     .names
                     .iter()
-                    .filter(|name| is_image(name) && name.as_str() < path.file_name())
+                    .filter(|name| is_vhd_name(name) && name.as_str() < path.file_name())
                     .collect();
                 older.sort_unstable_by(|a, b| b.cmp(a));
                 paths.extend(older.iter().take(self.batch).map(|name| dir.child(name)));
@@ -325,7 +330,17 @@ impl Linker<'_> {
         if let Some(link) = self.merged_ancestor(child) {
             return self.check_loop(links, link);
         }
-        match self.by_uuid(&dir, wanted, &child.image) {
+        let (by_other_name, dirs) = self.by_other_names(child, wanted);
+        let not_by_name = match by_other_name {
+            Some(Ok(link)) => return self.check_loop(links, link),
+            Some(Err(e)) => e,
+            None => not_by_name,
+        };
+        let beside = [&dir].into_iter().chain(&dirs);
+        let found = beside
+            .filter_map(|dir| self.by_uuid(dir, wanted, &child.image))
+            .next();
+        match found {
             Some(found) => {
                 let mut link = ChainLink::new(found);
                 link.notes.push(format!(
@@ -348,6 +363,122 @@ impl Linker<'_> {
             .with_object(&child.path)
             .with_source(not_by_name)),
         }
+    }
+
+    /// The parent as others than XO name it: by a Windows path, by parent locators, whatever the case of
+    /// the letters. `None` when no such name leads to a file, an error when one leads to something
+    /// else; and the directories to which they lead.
+    fn by_other_names(
+        &mut self,
+        child: &Found,
+        wanted: Uuid,
+    ) -> (Option<Result<ChainLink>>, Vec<StorePath>) {
+        let mut names: Vec<String> = Vec::new();
+        let header = child.image.header.as_ref();
+        names.extend(header.map(|h| h.parent_unicode_name.clone()));
+        let mut error = None;
+        match child.image.locator_names() {
+            Ok(more) => names.extend(more),
+            Err(e) => error = Some(e),
+        }
+        let mut paths: Vec<String> = names
+            .iter()
+            .filter_map(|name| parent_name::relative_path(name))
+            .collect();
+        // What other machines call its directories can be wrong where its own name is right.
+        let files: Vec<String> = paths
+            .iter()
+            .filter_map(|path| path.rsplit('/').next())
+            .map(str::to_owned)
+            .collect();
+        paths.extend(files);
+        let (mut tried, mut dirs) = (Vec::new(), Vec::new());
+        for path in paths {
+            let found = self.find_in_any_case(&child.path.parent(), &path);
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(e) => {
+                    error = Some(e);
+                    continue;
+                }
+            };
+            if found == child.path || tried.contains(&found) {
+                continue;
+            }
+            tried.push(found.clone());
+            dirs.push(found.parent());
+            match self.open(&found) {
+                Ok(parent) if parent.image.uuid() == wanted => {
+                    let mut link = ChainLink::new(parent);
+                    let name = names.first().map_or("", String::as_str);
+                    link.notes.push(format!(
+                        "found as {path:?}: the child's name for it is {name:?}"
+                    ));
+                    return (Some(Ok(link)), dirs);
+                }
+                Ok(other) => {
+                    let what = format!("has uuid {}", other.image.uuid());
+                    error = Some(Error::corrupt(what).with_object(&found));
+                }
+                Err(e) => error = Some(e),
+            }
+        }
+        (error.map(Err), dirs)
+    }
+
+    /// What a relative path leads to from a directory, within the repository and as Windows would
+    /// look: by the names as they are, or else by the one that differs in case only.
+    fn find_in_any_case(&mut self, dir: &StorePath, path: &str) -> Result<Option<StorePath>> {
+        let mut at = dir.clone();
+        for part in path.split('/') {
+            match part {
+                "" | "." => continue,
+                ".." => {
+                    if at == StorePath::root() {
+                        self.leads_out = true;
+                        return Ok(None);
+                    }
+                    at = at.parent();
+                    continue;
+                }
+                _ => {}
+            }
+            let names = match self.all_names(&at) {
+                Ok(names) => names,
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            let folded = part.to_lowercase();
+            let name = if names.iter().any(|name| name == part) {
+                part
+            } else {
+                let mut alike = names.iter().filter(|name| name.to_lowercase() == folded);
+                match (alike.next(), alike.next()) {
+                    (Some(only), None) => only,
+                    (None, _) => return Ok(None),
+                    (Some(_), Some(_)) => {
+                        return Err(Error::corrupt(format!(
+                            "several names differ from {part:?} in the case of letters only"
+                        ))
+                        .with_object(&at));
+                    }
+                }
+            };
+            at = at.child(name);
+        }
+        Ok(Some(at))
+    }
+
+    /// All names in a directory, listed once.
+    fn all_names(&mut self, dir: &StorePath) -> Result<Arc<Vec<String>>> {
+        if let Some(names) = self.listings.get(dir) {
+            return names.clone();
+        }
+        let entries = self.store.list(dir);
+        let names = entries.map(|all| Arc::new(all.into_iter().map(|e| e.name).collect()));
+        self.listings.insert(dir.clone(), names.clone());
+        names
     }
 
     /// Accepts an image found under the parent's name if it is the parent: by its uuid, or because
@@ -406,7 +537,7 @@ impl Linker<'_> {
         let by_uuid = index.by_uuid.get_or_insert_with(|| {
             let images: Vec<StorePath> = names
                 .iter()
-                .filter(|name| is_image(name))
+                .filter(|name| is_vhd_name(name))
                 .map(|name| dir.child(name))
                 .collect();
             let threads = store.traits().parallelism;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use super::bitmap;
+use super::parent_name;
+use super::recognise::ALIAS_SUFFIX;
 use super::vhd::{DiskType, Footer, Header, Uuid};
 use super::vhd_dir::{Examined, Fetched, InPlace, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
@@ -16,9 +18,6 @@ use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_kept_as};
 
 /// Longest alias file, as XO writes them.
 const MAX_ALIAS_BYTES: u64 = 1024;
-
-/// Ending of alias files.
-pub(super) const ALIAS_SUFFIX: &str = ".alias.vhd";
 
 /// One VHD, file or directory. Shared by all chains that contain it.
 pub(super) struct Image {
@@ -253,6 +252,29 @@ impl Image {
         }
     }
 
+    /// The names of its parent that its locators hold.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub(super) fn locator_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for locator in self.header.iter().flat_map(|h| &h.parent_locators) {
+            let data = match &self.body {
+                Body::File(f) => f.locator(locator),
+                Body::Dir(d) => d.locator(locator),
+            };
+            match data {
+                Ok(data) => {
+                    names.extend(parent_name::locator_path(locator.platform_code, &data));
+                }
+                // Not there, or not what it should be: there are other ways.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(names)
+    }
+
     /// Reads the block table, where it is not read in pieces.
     pub(super) fn load_table(&self) -> Result<()> {
         match &self.body {
@@ -307,7 +329,21 @@ impl Registry {
     /// there, if a listing has just told it.
     pub(super) fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Found> {
         let data_path = if path.file_name().ends_with(ALIAS_SUFFIX) {
-            self.resolve_alias(path, listed)?
+            match self.resolve_alias(path, listed) {
+                Ok(target) => target,
+                // One version of XO put the directory itself where the alias should be.
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return match self.open_dir(path) {
+                        Ok(image) => Ok(Found {
+                            path: path.clone(),
+                            image,
+                        }),
+                        Err(dir) if dir.kind() == ErrorKind::NotFound => Err(e),
+                        Err(dir) => Err(dir),
+                    };
+                }
+                Err(e) => return Err(e),
+            }
         } else {
             path.clone()
         };
@@ -357,18 +393,29 @@ impl Registry {
             }
         }
         // A directory first: a file answers quickly.
-        match VhdDir::open(&self.store, path, id, Arc::clone(&self.meta)) {
-            Ok(opened) => Ok(self.share(path, id, opened, Body::Dir)),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                match open_file(None) {
-                    Ok(opened) => Ok(self.share(path, id, opened, Body::File)),
-                    // Neither; a directory without footer is told as what it is.
-                    Err(file) if file.kind() == ErrorKind::NotFound => Err(e),
-                    Err(file) => Err(file),
-                }
-            }
-            Err(e) => Err(e),
+        match self.open_dir(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => match open_file(None) {
+                Ok(opened) => Ok(self.share(path, id, opened, Body::File)),
+                Err(e) if e.kind() == ErrorKind::NotFound => Err(self.neither(path)),
+                Err(e) => Err(e),
+            },
+            other => other,
         }
+    }
+
+    fn open_dir(&self, path: &StorePath) -> Result<Arc<Image>> {
+        let id = self.new_id();
+        let opened = VhdDir::open(&self.store, path, id, Arc::clone(&self.meta))?;
+        Ok(self.share(path, id, opened, Body::Dir))
+    }
+
+    /// What is said of a path that is neither a file nor a VHD directory.
+    fn neither(&self, path: &StorePath) -> Error {
+        let what = match self.store.list(path) {
+            Ok(_) => "is a directory without a footer, so not a VHD directory",
+            Err(_) => "is not there",
+        };
+        Error::new(ErrorKind::NotFound, what).with_object(path)
     }
 
     fn share<T>(

@@ -118,6 +118,21 @@ pub struct Header {
     pub parent_uuid: Uuid,
     /// "Parent Unicode Name"; XO keeps the parent's path relative to the child's directory here.
     pub parent_unicode_name: String,
+    /// "Parent Locator Entry" 1 to 8: those in use.
+    pub parent_locators: Vec<ParentLocator>,
+}
+
+/// One of the header's parent locator entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentLocator {
+    /// Which of the eight, from 0.
+    pub index: usize,
+    /// "Platform Code": `W2ru`, `W2ku`, `MacX`, …
+    pub platform_code: [u8; 4],
+    /// "Platform Data Length": bytes of the locator.
+    pub len_bytes: u32,
+    /// "Platform Data Offset": where it is in a VHD file.
+    pub offset: u64,
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -235,12 +250,23 @@ impl Header {
             .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
             .take_while(|&unit| unit != 0)
             .collect();
+        let locators = bytes[576..768].chunks_exact(24).enumerate();
+        let parent_locators = locators
+            .map(|(index, entry)| ParentLocator {
+                index,
+                platform_code: entry[0..4].try_into().expect("four bytes"),
+                len_bytes: be32(entry, 8),
+                offset: be64(entry, 16),
+            })
+            .filter(|locator| locator.platform_code != [0; 4])
+            .collect();
         Ok(Header {
             table_offset: be64(bytes, 16),
             max_table_entries: be32(bytes, 28),
             block_size,
             parent_uuid: uuid_at(bytes, 40),
             parent_unicode_name: String::from_utf16_lossy(&name),
+            parent_locators,
         })
     }
 
@@ -290,6 +316,9 @@ mod tests {
         for (i, unit) in "é/p.vhd".encode_utf16().enumerate() {
             b[64 + 2 * i..66 + 2 * i].copy_from_slice(&unit.to_be_bytes());
         }
+        b[600..604].copy_from_slice(b"W2ru");
+        b[608..612].copy_from_slice(&44u32.to_be_bytes());
+        b[616..624].copy_from_slice(&4096u64.to_be_bytes());
         seal(&mut b, 36);
         b
     }
@@ -332,6 +361,13 @@ mod tests {
         let h = Header::parse(&header()).unwrap();
         assert_eq!(h.parent_unicode_name, "é/p.vhd");
         assert_eq!(h.bitmap_bytes(), 512);
+        let locator = ParentLocator {
+            index: 1,
+            platform_code: *b"W2ru",
+            len_bytes: 44,
+            offset: 4096,
+        };
+        assert_eq!(h.parent_locators, [locator]);
         for bad in [0u32, 256, 513, 3 << 20, 1 << 31] {
             let mut b = header();
             b[32..36].copy_from_slice(&bad.to_be_bytes());

@@ -16,7 +16,10 @@ pub(super) use self::block::{Fetched, InPlace};
 pub(super) use self::examine::Examined;
 use self::parts::{Parts, read_kept_parts, read_parts};
 use super::bitmap;
-use super::vhd::{DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, blocks_of};
+use super::parent_name::MAX_LOCATOR_BYTES;
+use super::vhd::{
+    DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, MAX_BLOCKS, ParentLocator, blocks_of,
+};
 use super::vhd_file::Opened;
 use crate::cache::{MetaCache, MetaKey, MetaKind};
 use crate::codec::Filter;
@@ -168,6 +171,23 @@ impl VhdDir {
             trailing: None,
             versions,
         })
+    }
+
+    /// The part of a parent locator.
+    ///
+    /// # Errors
+    /// As the storage says; `NotFound` when there is none.
+    pub(super) fn locator(&self, locator: &ParentLocator) -> Result<Vec<u8>> {
+        let path = self
+            .base
+            .child(&format!("parentLocatorEntry{}", locator.index));
+        let most = u64::from(MAX_LOCATOR_BYTES);
+        let max_len = self.filter.max_stored_len(most);
+        let (stored, _) = self.store.read(&path, max_len)?;
+        let bytes = self.filter.decode_prefix(&stored, most as usize, most);
+        bytes
+            .map(|bytes| bytes.into_owned())
+            .map_err(|e| e.with_object(&path))
     }
 
     /// The filter of its parts.

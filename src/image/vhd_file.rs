@@ -14,8 +14,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::bitmap;
+use super::parent_name::MAX_LOCATOR_BYTES;
+use super::recognise;
 use super::vhd::{
-    BAT_UNUSED, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, SECTOR_BYTES, blocks_of,
+    BAT_UNUSED, DiskType, FOOTER_BYTES, Footer, HEADER_BYTES, Header, ParentLocator, SECTOR_BYTES,
+    blocks_of,
 };
 use super::vhd_dir::MAX_WHOLE_BLOCK_BYTES;
 use crate::cache::{MetaCache, MetaKey, MetaKind};
@@ -59,8 +62,8 @@ struct Layout {
     /// The header as it was when the file was opened, and where: it may not change under us.
     head: Vec<u8>,
     head_at: u64,
-    /// Whether the last 512 bytes are a footer and so no block can reach into them.
-    has_trailing_footer: bool,
+    /// Bytes of the footer at the end, into which no block can reach; 0 when there is none.
+    trailing_bytes: u64,
     /// Whether blocks are fetched whole.
     whole: bool,
 }
@@ -153,28 +156,31 @@ impl VhdFile {
         let opened = file.opened_meta();
         let len = opened.len_bytes;
         if len < FOOTER_BYTES as u64 {
-            return Err(Error::corrupt(format!("{len} bytes are too few for a VHD")));
+            let start = file.read_bytes_at(0, len as usize)?;
+            let too_few = || Error::corrupt(format!("{len} bytes are too few for a VHD"));
+            return Err(recognise::refuse_foreign(&start).unwrap_or_else(too_few));
         }
         let (start, tail) = ends::read_ends(&*file, len)?;
 
         let mut problems = Vec::new();
-        let trailing = Footer::parse(&tail);
-        let has_trailing_footer = trailing.is_ok();
+        let (trailing, footer_bytes) = ends::trailing_footer(&tail);
+        let trailing_bytes = trailing.as_ref().map_or(0, |_| footer_bytes);
         let mut odd_trailing = None;
         let footer = ends::choose_footer(
             Footer::parse(&start[..FOOTER_BYTES]),
             trailing,
-            len,
+            len - footer_bytes,
             &mut problems,
             &mut odd_trailing,
-        )?;
+        )
+        .map_err(|e| recognise::refuse_foreign(&start).unwrap_or(e))?;
 
         let mut header = None;
         let mut head = Vec::new();
         let mut table = None;
         let mut block_size = FIXED_BLOCK_BYTES;
         if footer.disk_type == DiskType::Fixed {
-            if footer.current_size > len - FOOTER_BYTES as u64 {
+            if footer.current_size > len - footer_bytes {
                 return Err(Error::corrupt(format!(
                     "file of {len} bytes is too short for a fixed disk of {}",
                     footer.current_size
@@ -211,7 +217,7 @@ impl VhdFile {
                 blocks: blocks_of(footer.current_size, block_size)?,
                 head,
                 head_at: footer.data_offset,
-                has_trailing_footer,
+                trailing_bytes,
                 whole: pinned && block_size <= MAX_WHOLE_BLOCK_BYTES,
             },
             state: RwLock::new(State {
@@ -230,6 +236,16 @@ impl VhdFile {
             trailing: odd_trailing,
             versions: vec![opened.version],
         })
+    }
+
+    /// A parent locator of the header, as it stands in the file.
+    ///
+    /// # Errors
+    /// As the storage says; `Corrupt` when it is not within the file.
+    pub(super) fn locator(&self, locator: &ParentLocator) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; locator.len_bytes.min(MAX_LOCATOR_BYTES) as usize];
+        self.file.read_exact_at(&mut bytes, locator.offset)?;
+        Ok(bytes)
     }
 
     /// Bytes of a block's data.
@@ -374,8 +390,8 @@ impl VhdFile {
         if end > limit && !state.settled {
             limit = self.file.head()?.len_bytes;
         }
-        if self.layout.has_trailing_footer && state.generation == 0 && limit == state.len_bytes {
-            limit -= FOOTER_BYTES as u64;
+        if state.generation == 0 && limit == state.len_bytes {
+            limit -= self.layout.trailing_bytes;
         }
         if end > limit {
             return wrong("leads past the end of the file");

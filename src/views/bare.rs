@@ -46,17 +46,25 @@ pub fn split_bare_path(path: &Path) -> Result<(PathBuf, StorePath)> {
     Ok((root.to_owned(), inside))
 }
 
-/// The root of a mounted bare image (`.vhd` or `.alias.vhd`): `disk.raw`, with the image's time, and
+/// The root of a mounted bare image (`.vhd`, `.alias.vhd` or VHD directory): `disk.raw`, with the image's time, and
 /// what is inside it.
 ///
 /// # Errors
-/// When there is no such file. A file that is not a sound image is shown; reading it fails.
+/// When there is no such file or VHD directory. What is not a sound image is shown; reading it fails.
 pub fn bare_root(
     context: Arc<DiskContext>,
     path: &StorePath,
     guests: GuestOptions,
 ) -> Result<Node> {
-    let meta = context.store().head(path)?;
+    let store = context.store();
+    let meta = match store.head(path) {
+        // A VHD directory.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let footer = store.head(&path.child("footer"));
+            footer.map_err(|_| e)?
+        }
+        other => other?,
+    };
     let file = Arc::new(BareDisk {
         pool: DiskPool::new(context),
         path: path.clone(),

@@ -45,6 +45,7 @@ mod second_mount;
 mod secrets;
 mod store_conformance;
 mod tree_walk;
+mod windows_chains;
 mod xo_written;
 
 // Helpers. The folder beside this one is shared with the benches.

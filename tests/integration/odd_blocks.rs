@@ -9,8 +9,7 @@ use crate::chains::{check_points, compare, path_of};
 use crate::seal::{KEY, seal};
 use crate::support::blocks::{Bitmaps, bitmap_bytes};
 use crate::support::chain::{Chain, Storage, Stored, WrittenChain};
-use crate::support::far::far;
-use crate::support::files::files_below;
+use crate::support::far::{far, files_of};
 use crate::support::merge::{Cleanup, Merge};
 use crate::support::random_chain::mergeable;
 use crate::support::rng::Rng;
@@ -102,7 +101,7 @@ fn a_sealed_last_block_may_end_where_the_disk_ends() {
         let written = chain.write(dir.path());
         cut(&written, &chain, 0, 0);
         std::fs::write(dir.path().join("metadata.json"), b"{}").unwrap();
-        for file in files_below(dir.path()) {
+        for file in files_of(dir.path()) {
             let sealed = seal("aes-256-gcm", KEY, &std::fs::read(&file).unwrap());
             std::fs::write(&file, sealed).unwrap();
         }

@@ -114,7 +114,13 @@ fn a_single_disk_of_files_is_mounted_by_its_url_and_read_in_blocks() {
     let name = written.youngest().file_name().unwrap().to_str().unwrap();
     let server = Server::own();
     let url = server.upload(dir.path(), "disks");
-    let mount = BrfsMount::new(Path::new(&url.replace('#', &format!("/{name}#"))), &[]);
+    let url = url.replace('#', &format!("/{name}#"));
+    for (command, disk) in [("ls", "/disks/0"), ("info", "/disk")] {
+        let (status, told) = brfs_json(&[command, "--json", &url]);
+        assert_eq!(status, 0, "{told}");
+        assert_eq!(told.pointer(disk).unwrap()["chain_length"], 2, "{told}");
+    }
+    let mount = BrfsMount::new(Path::new(&url), &[]);
     let bytes = fs::read(mount.join("disk.raw")).unwrap();
     assert!(bytes == chain.read(1, 0, size as usize));
     let (_, stats) = brfs_json(&["stats", "--json", mount.path().to_str().unwrap()]);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -49,17 +49,4 @@ pub fn write_hole(path: &Path, len_bytes: u64) {
         fs::create_dir_all(parent).unwrap();
     }
     File::create(path).unwrap().set_len(len_bytes).unwrap();
-}
-
-/// All files below a directory.
-pub fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files_below(&path)),
-            false => found.push(path),
-        }
-    }
-    found
 }

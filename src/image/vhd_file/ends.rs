@@ -37,13 +37,28 @@ pub(super) fn part_of(start: &Bytes, offset: u64, len: usize) -> Option<&[u8]> {
     start.get(from..from.checked_add(len)?)
 }
 
+/// The footer at the end of a file, of which `tail` is the last 512 bytes, and how many bytes it has:
+/// those written before 2004 lack the last, reserved one.
+pub(super) fn trailing_footer(tail: &[u8]) -> (Result<Footer>, u64) {
+    let error = match Footer::parse(tail) {
+        Ok(footer) => return (Ok(footer), FOOTER_BYTES as u64),
+        Err(e) => e,
+    };
+    let short = tail.get(1..).unwrap_or_default();
+    match Footer::parse(&[short, &[0]].concat()) {
+        Ok(footer) => (Ok(footer), short.len() as u64),
+        Err(_) => (Err(error), FOOTER_BYTES as u64),
+    }
+}
+
 /// Which of the two footers is believed. In dynamic and differencing disks the leading copy is:
 /// while XO merges into a file it overwrites the trailing one. A fixed disk has only a trailing
-/// footer; what stands at its start is the guest's and proves nothing.
+/// footer; what stands at its start is the guest's and proves nothing. `end` is where the trailing
+/// footer begins.
 pub(super) fn choose_footer(
     leading: Result<Footer>,
     trailing: Result<Footer>,
-    len: u64,
+    end: u64,
     problems: &mut Vec<String>,
     odd_trailing: &mut Option<String>,
 ) -> Result<Footer> {
@@ -58,7 +73,7 @@ pub(super) fn choose_footer(
         (Some(lead), Ok(trail)) => {
             // A nested disk image, either at the start of a fixed disk or at the end of a dynamic
             // one that is being merged into. The length tells which.
-            if trail.current_size == len - FOOTER_BYTES as u64 {
+            if trail.current_size == end {
                 return Err(Error::corrupt(
                     "both a fixed disk's footer at its end and a dynamic disk's at its start: \
                      which of them is guest data cannot be told",
@@ -80,7 +95,7 @@ pub(super) fn choose_footer(
             }
             Ok(trail)
         }
-        (None, Err(e)) => Err(e.at(len - FOOTER_BYTES as u64)),
+        (None, Err(e)) => Err(e.at(end)),
     }
 }
 
