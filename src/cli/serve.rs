@@ -68,6 +68,8 @@ fn serve(request: &Request, ready: impl FnOnce(&[String]) -> Result<()>) -> Resu
         uid: request.uid,
         gid: request.gid,
         umask: request.umask,
+        // Otherwise who is admitted may read everything, and owners are not the guest's.
+        acls: request.allow_other && request.guest_owner,
         no_exec: request.no_exec,
         session_threads: None,
     };

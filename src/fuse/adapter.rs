@@ -111,6 +111,9 @@ fn is_quick(node: &Node) -> bool {
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         super::mount::negotiate(config);
+        if self.shared.enforces_acls() {
+            super::mount::negotiate_acls(config)?;
+        }
         Ok(())
     }
 
@@ -352,7 +355,7 @@ impl Filesystem for Adapter {
         let name = name.to_owned();
         self.answer(is_quick(&node), move |shared| {
             match node.base().xattr(&name) {
-                Ok(Some(value)) => reply_xattr(reply, &value, room),
+                Ok(Some(value)) => reply_xattr(reply, &shared.xattr_shown(&name, value), room),
                 Ok(None) => reply.error(Errno::NO_XATTR),
                 Err(error) => {
                     let what = "read an attribute of";

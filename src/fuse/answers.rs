@@ -9,6 +9,7 @@ use fuser::{
     ReplyEntry, ReplyXattr,
 };
 
+use super::acl;
 use super::attrs::{Ownership, file_type};
 use super::demand::Demand;
 use super::faults::{Doing, FaultLog, errno};
@@ -60,6 +61,19 @@ impl Shared {
             ownership,
             faults: FaultLog::default(),
             demand: Demand::default(),
+        }
+    }
+
+    /// Whether the kernel is to go by access control lists.
+    pub(super) fn enforces_acls(&self) -> bool {
+        self.ownership.acls
+    }
+
+    /// An attribute's value as it is shown.
+    pub(super) fn xattr_shown(&self, name: &OsStr, value: Vec<u8>) -> Vec<u8> {
+        match self.ownership.acls && name == acl::ACCESS {
+            true => acl::without(value, self.ownership.umask),
+            false => value,
         }
     }
 

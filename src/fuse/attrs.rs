@@ -15,6 +15,8 @@ pub(super) struct Ownership {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) umask: u16,
+    /// The kernel goes by access control lists.
+    pub(super) acls: bool,
 }
 
 impl Ownership {
@@ -66,6 +68,7 @@ mod tests {
             uid: 1000,
             gid: 100,
             umask: 0o077,
+            acls: false,
         };
         let mut attr = Attr::file(1 << 40, 513, SystemTime::UNIX_EPOCH);
         let shown = ownership.file_attr(5, &attr);

@@ -4,6 +4,7 @@
 //! [`unmount`] takes any brfs mount away. This is the only place that knows errno and the protocol;
 //! it knows nothing of repositories, disks or where bytes come from.
 
+mod acl;
 mod adapter;
 mod answers;
 mod attach;

@@ -31,6 +31,9 @@ pub struct MountOptions {
     pub gid: Option<u32>,
     /// Permission bits taken away from every node.
     pub umask: u16,
+    /// Lets the kernel hold users to the access control lists that nodes have, which give less than the group's
+    /// permissions that go with them.
+    pub acls: bool,
     /// Refuses to run programs from the mount.
     pub no_exec: bool,
     /// Session threads, instead of [`SESSION_THREADS`].
@@ -129,6 +132,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
         uid: options.uid.unwrap_or(rustix::process::getuid().as_raw()),
         gid: options.gid.unwrap_or(rustix::process::getgid().as_raw()),
         umask: options.umask,
+        acls: options.acls,
     };
     // A root that cannot be shown is better said now than by every program that looks.
     root.base().attr()?;
@@ -220,6 +224,18 @@ pub fn negotiate(config: &mut KernelConfig) {
     }
     config.set_max_background(MAX_BACKGROUND).ok();
     config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3).ok();
+}
+
+/// Agrees that the kernel asks for access control lists and holds users to them.
+///
+/// # Errors
+/// When the kernel cannot. Modes alone would admit whom a list refuses.
+pub(super) fn negotiate_acls(config: &mut KernelConfig) -> std::io::Result<()> {
+    config
+        .add_capabilities(InitFlags::FUSE_POSIX_ACL)
+        .map_err(|_| {
+            std::io::Error::other("this kernel does not enforce access control lists through FUSE")
+        })
 }
 
 /// Widens the kernel's read-ahead window of the brfs mount at this canonical path, where that is

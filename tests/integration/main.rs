@@ -21,6 +21,7 @@ mod far_files;
 mod first_contact;
 mod fuse_mount;
 mod fuzz_bodies;
+mod guest_acls;
 mod guest_mount;
 mod guest_root;
 mod guest_support;

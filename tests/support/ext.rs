@@ -447,3 +447,32 @@ pub fn device(journal: &Journal) -> Vec<u8> {
     put(&mut bytes, BLOCK + 0x68, &JOURNAL_UUID);
     bytes
 }
+
+/// A list as ext keeps it: tags and permissions, and ids where the tag has one.
+pub fn acl(entries: &[(u16, u16, Option<u32>)]) -> Vec<u8> {
+    let mut list = 1u32.to_le_bytes().to_vec();
+    for (tag, given, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(given.to_le_bytes());
+        list.extend(id.map(u32::to_le_bytes).into_iter().flatten());
+    }
+    list
+}
+
+/// A block of attributes without names of their own: what kind each is of (2: access, 3: default list), and its value.
+pub fn attributes(all: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut block = vec![0; BLOCK];
+    put(&mut block, 0, &0xEA02_0000u32.to_le_bytes());
+    put(&mut block, 4, &1u32.to_le_bytes());
+    put(&mut block, 8, &1u32.to_le_bytes());
+    let mut end = BLOCK;
+    for (index, (kind, value)) in all.iter().enumerate() {
+        let at = 32 + index * 16;
+        end -= value.len().next_multiple_of(4);
+        block[at + 1] = *kind;
+        put(&mut block, at + 2, &(end as u16).to_le_bytes());
+        put(&mut block, at + 8, &(value.len() as u32).to_le_bytes());
+        put(&mut block, end, value);
+    }
+    block
+}
