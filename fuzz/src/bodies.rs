@@ -8,6 +8,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use brfs::guestfs::btrfs::block::{Block, SUM_BYTES};
+use brfs::guestfs::btrfs::checksum::Checksum;
+use brfs::guestfs::btrfs::chunk::Chunk;
+use brfs::guestfs::btrfs::dir_item::Records;
+use brfs::guestfs::btrfs::extent::{FileExtent, Place};
+use brfs::guestfs::btrfs::inode::Inode;
+use brfs::guestfs::btrfs::unpack::{Compression, MAX_UNPACKED_BYTES};
+use brfs::guestfs::btrfs::{key, roots};
 use brfs::guestfs::ntfs::attribute::{Value, parse_list};
 use brfs::guestfs::ntfs::boot::Boot;
 use brfs::guestfs::ntfs::record::{Record, fix_up};
@@ -41,6 +49,8 @@ pub const BODIES: &[Body] = &[
     ("ntfs_boot", ntfs_boot),
     ("ntfs_record", ntfs_record),
     ("ntfs_index", ntfs_index),
+    ("btrfs_block", btrfs_block),
+    ("btrfs_extent", btrfs_extent),
 ];
 
 /// What tells apart the pieces of inputs that have several.
@@ -455,8 +465,87 @@ fn protect(bytes: &mut Vec<u8>, magic: &[u8; 4]) {
     }
 }
 
+/// A tree block of btrfs, with what is in it; its checksum (CRC-32C) is made right.
+pub fn btrfs_block(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    bytes.truncate(64 << 10);
+    if let Some((field, summed)) = bytes.split_at_mut_checked(SUM_BYTES) {
+        field[..4].copy_from_slice(&crc32c(summed).to_le_bytes());
+    }
+    let Some(identity) = bytes.get(0x20..0x38) else {
+        return;
+    };
+    let uuid: [u8; 16] = identity[..16].try_into().unwrap();
+    let address = u64::from_le_bytes(identity[16..].try_into().unwrap());
+    let Ok(block) = Block::parse(bytes, address, Checksum::Crc32c, &[uuid]) else {
+        return;
+    };
+    let mut last = None;
+    for index in 0..block.count() {
+        let key = block.key(index).unwrap();
+        assert!(last.replace(key).is_none_or(|last| last < key));
+        assert_eq!(block.partition_point(|before| before < key), index);
+        match block.level {
+            0 => btrfs_item(key, block.item(index).unwrap().1),
+            _ => assert_eq!(block.pointer(index).unwrap().key, key),
+        }
+    }
+    assert_eq!(
+        (block.key(block.count()), block.item(block.count())),
+        (None, None)
+    );
+}
+
+/// What is in a tree, by the type that it is filed under.
+fn btrfs_item(key: key::Key, item: &[u8]) {
+    match key.key_type {
+        key::INODE_ITEM => drop(Inode::parse(key.objectid, item)),
+        key::DIR_ITEM | key::DIR_INDEX | key::XATTR_ITEM => {
+            let mut bytes = 0;
+            for record in Records::of(item).flatten() {
+                let _ = (record.kind(), record.is_attribute());
+                bytes += record.name.len() + record.value.len();
+            }
+            assert!(bytes <= item.len());
+        }
+        key::EXTENT_DATA => {
+            if let Ok(extent) = FileExtent::parse(item)
+                && let Place::Extent {
+                    within, len_bytes, ..
+                } = extent.place
+            {
+                assert!(within.checked_add(len_bytes).unwrap() <= extent.unpacked_bytes);
+            }
+        }
+        key::ROOT_ITEM => drop(roots::parse(item)),
+        key::CHUNK_ITEM => drop(Chunk::parse(key.offset, item, 4096)),
+        _ => {}
+    }
+}
+
+/// A compressed extent of btrfs: the number of the compression (and, above 127, whether it may be short), its
+/// length (16 bits, in units of 3 bytes), and what is stored. A sector has 16 bytes, so that LZO's pieces meet
+/// the ends of many.
+pub fn btrfs_extent(data: &[u8]) {
+    let [number, low, high, packed @ ..] = data else {
+        return;
+    };
+    let Ok(Some(method)) = Compression::from_number(number & 0x7F) else {
+        return;
+    };
+    let len = 3 * usize::from(u16::from_le_bytes([*low, *high]));
+    if let Ok(bytes) = method.unpack(packed, len, 16, number & 0x80 != 0) {
+        assert_eq!(bytes.len(), len);
+        assert!(len <= MAX_UNPACKED_BYTES);
+    }
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     !crc(u32::MAX, bytes)
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !crc32c_register(u32::MAX, bytes)
 }
 
 fn lvm_sum(bytes: &[u8]) -> u32 {

@@ -36,7 +36,7 @@ fn seal(block: &mut [u8]) {
 }
 
 /// The first superblock and all tree blocks of a device: where they are and how long.
-fn sealed_blocks(device: &dyn ReadAt) -> Vec<(u64, usize)> {
+pub fn sealed_blocks(device: &dyn ReadAt) -> Vec<(u64, usize)> {
     const SECTOR: u64 = 4096;
     let mut superblock = vec![0; SECTOR as usize];
     device.read_exact_at(&mut superblock, SUPERBLOCK).unwrap();

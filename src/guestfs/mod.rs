@@ -9,7 +9,7 @@
 //! swallows still fails the call, and the bytes one call may read are bounded. File contents are
 //! read from the volume by extents wherever the crate gives them.
 
-mod btrfs;
+pub mod btrfs;
 mod chunked;
 pub mod device;
 pub mod disk;

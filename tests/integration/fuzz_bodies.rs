@@ -1,10 +1,12 @@
 //! The bodies of the fuzz targets, on stable: a fixed seed, a bounded number of rounds.
 //! `BRFS_FUZZ_SECONDS=60` makes more of it. `fuzz/README.md` tells how to run the real thing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::bodies::{BODIES, DATA_AT, EXT_BLOCKS, EXT_PIECES, SEPARATOR};
+use crate::guest_support::seal::sealed_blocks;
 use crate::support::chain::{Chain, Storage};
 use crate::support::ext;
 use crate::support::golden::unpack;
@@ -186,6 +188,25 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
             .to_vec(),
         "ntfs_record" => ntfs_structures(b"FILE", 1024, 60),
         "ntfs_index" => ntfs_structures(b"INDX", 4096, 4),
+        "btrfs_block" => {
+            let disk = crate::guest_support::golden("btrfs");
+            let mut blocks = BTreeMap::new();
+            // The first is the superblock. Of each level of each tree, one block.
+            for (at, len) in sealed_blocks(&*disk).into_iter().skip(1) {
+                let mut block = vec![0; len];
+                disk.read_exact_at(&mut block, at).unwrap();
+                blocks.insert((block[0x58..0x60].to_vec(), block[0x64]), block);
+            }
+            assert!(blocks.len() > 5, "few kinds of tree blocks");
+            blocks.into_values().collect()
+        }
+        // "brfs " 21 times in zlib and zstd, and 12 bytes in two pieces of LZO.
+        "btrfs_extent" => vec![
+            vec![1, 35, 0, 0x78, 0xDA, 0x4B, 0x2A, 0x4A, 0x2B, 0x56, 0x48, 0xA2, 0x03, 0x01, 0x00, 0xDF, 0xD6, 0x25, 0xD2],
+            vec![3, 35, 0, 0x28, 0xB5, 0x2F, 0xFD, 0x20, 0x69, 0x65, 0x00, 0x00, 0x28, 0x62, 0x72, 0x66, 0x73, 0x20, 0x01, 0x00, 0x01, 0x69, 0xD1, 0x02],
+            b"\x02\x04\0\x22\0\0\0\x06\0\0\0\x13ab\x11\0\0..\x0E\0\0\0\x1B0123456789\x11\0\0"
+                .to_vec(),
+        ],
         other => panic!("{other} has no seeds"),
     }
 }
@@ -326,6 +347,12 @@ fn structures_of_ntfs() {
     drive("ntfs_boot");
     drive("ntfs_record");
     drive("ntfs_index");
+}
+
+#[test]
+fn tree_blocks_and_extents_of_btrfs() {
+    drive("btrfs_block");
+    drive("btrfs_extent");
 }
 
 /// For cargo-fuzz, which finds more when it begins with what is sound: see `fuzz/README.md`.

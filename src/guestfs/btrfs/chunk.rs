@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::fault::bad;
+use super::key::{CHUNK_ITEM, FIRST_CHUNK_TREE, Key};
 use super::superblock::DeviceId;
-use super::{CHUNK_ITEM, FIRST_CHUNK_TREE, bad};
 use crate::error::Result;
 use crate::volume::bits::{le16, le64};
 
@@ -220,15 +221,14 @@ impl Chunks {
     /// # Errors
     /// `Corrupt` for a list that does not hold together.
     pub fn of_superblock(list: &[u8], sector_bytes: u32) -> Result<Chunks> {
-        const KEY_BYTES: usize = 17;
         let mut chunks = Chunks::default();
         let mut rest = list;
         while !rest.is_empty() {
-            let item = rest.get(KEY_BYTES..).unwrap_or_default();
-            if le64(rest, 0) != FIRST_CHUNK_TREE || rest.get(8) != Some(&CHUNK_ITEM) {
-                return Err(bad("the superblock's chunks do not make sense"));
-            }
-            let chunk = Chunk::parse(le64(rest, 9), item, sector_bytes)?;
+            let key = Key::parse(rest)
+                .filter(|key| (key.objectid, key.key_type) == (FIRST_CHUNK_TREE, CHUNK_ITEM))
+                .ok_or_else(|| bad("the superblock's chunks do not make sense"))?;
+            let item = &rest[Key::BYTES..];
+            let chunk = Chunk::parse(key.offset, item, sector_bytes)?;
             rest = &item[chunk.item_bytes()..];
             chunks.insert(chunk)?;
         }

@@ -158,7 +158,7 @@ fn gathered(superblock: Superblock, candidates: Vec<Candidate>) -> Devices {
     let is_seed = |found: &Superblock| found.fsid != superblock.fsid;
     let all = candidates.iter().map(|candidate| &candidate.superblock);
     let seeds = all.filter(|found| is_seed(found));
-    let seeds = seeds.map(|found| found.geometry().fsid).collect();
+    let seeds = seeds.map(|found| found.node_uuid).collect();
     let members = candidates.into_iter().map(|candidate| {
         let found = &candidate.superblock;
         let is_current = is_seed(found) || found.generation == superblock.generation;

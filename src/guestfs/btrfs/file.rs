@@ -1,29 +1,23 @@
 //! The contents of btrfs files: by extents, each sector against its checksum.
 //!
 //! Extents that are stored as they are go from the volume into the reader's buffer; compressed ones (at
-//! most 128 KiB) are unpacked whole, and the last few are kept. Source: the on-disk format pages of
-//! btrfs' documentation, `struct btrfs_file_extent_item`.
+//! most 128 KiB) are unpacked whole, and the last few are kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fs_btrfs::compression::{self, Compression, ShortDecode};
-use fs_btrfs::superblock::ChecksumType;
-
+use super::checksum::Checksum;
+use super::extent::{FileExtent, Place};
+use super::fault::bad;
+use super::key::{CSUM_OBJECT, EXTENT_CSUM, EXTENT_DATA, Key};
 use super::space::keep_failure;
 use super::superblock::Root;
-use super::tree::{Trees, key};
-use super::{bad, from_btrfs};
-use crate::error::{Error, ErrorKind, Result};
+use super::tree::Trees;
+use super::unpack::Compression;
+use crate::error::{Error, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
-const EXTENT_DATA: u8 = 108;
-const EXTENT_CSUM: u8 = 128;
-/// All checksums are filed under this object (-10).
-const CSUM_OBJECT: u64 = u64::MAX - 9;
 /// Unpacked extents kept by one open file: as many as a read of 1 MiB may meet.
 const KEPT: usize = 8;
-/// What a compressed extent unpacks to, and takes, at most.
-const MAX_PACKED: u64 = 128 << 10;
 
 /// One file's content.
 pub struct Content {
@@ -47,7 +41,7 @@ pub struct Sums {
     /// The tree of checksums; `None` for files that have none.
     pub root: Option<Root>,
     /// Their kind.
-    pub kind: ChecksumType,
+    pub kind: Checksum,
     /// Bytes that each of them is over.
     pub sector_bytes: u32,
 }
@@ -63,8 +57,8 @@ enum Piece {
 
 struct Packed {
     logical: u64,
-    stored_bytes: u64,
-    unpacked_bytes: u64,
+    stored_bytes: usize,
+    unpacked_bytes: usize,
     /// Where in the unpacked bytes this part begins.
     within: u64,
     method: Compression,
@@ -77,14 +71,6 @@ struct Part {
     start: u64,
     end: u64,
     piece: Piece,
-}
-
-fn le64(bytes: &[u8], at: usize) -> Result<u64> {
-    bytes
-        .get(at..at + 8)
-        .and_then(|eight| eight.try_into().ok())
-        .map(u64::from_le_bytes)
-        .ok_or_else(|| bad("a file's extent is too short"))
 }
 
 impl Content {
@@ -118,8 +104,8 @@ impl Content {
 
     /// The part of the file that `offset` is in.
     fn part_at(&self, offset: u64) -> Result<Part> {
-        let wanted = key(self.number, EXTENT_DATA, offset);
-        let found = self.trees.at_or_before(self.root, &wanted)?;
+        let wanted = Key::new(self.number, EXTENT_DATA, offset);
+        let found = self.trees.at_or_before(self.root, wanted)?;
         if let Some((found, data)) = found.as_ref().and_then(|place| place.item())
             && found.objectid == self.number
             && found.key_type == EXTENT_DATA
@@ -131,7 +117,7 @@ impl Content {
         }
         // Between extents: a hole up to the next one.
         let mut end = u64::MAX;
-        self.trees.scan(self.root, &wanted, |found, _| {
+        self.trees.scan(self.root, wanted, |found, _| {
             if found.objectid == self.number && found.key_type == EXTENT_DATA {
                 end = found.offset;
             }
@@ -145,75 +131,58 @@ impl Content {
     }
 
     /// What an extent item says.
-    fn decode(&self, start: u64, data: &[u8]) -> Result<Part> {
-        const INLINE: u8 = 0;
-        const REGULAR: u8 = 1;
-        const PREALLOCATED: u8 = 2;
-        let unpacked_bytes = le64(data, 8)?;
-        let head = data
-            .get(16..21)
-            .ok_or_else(|| bad("a file's extent is too short"))?;
-        if head[1..4] != [0; 3] {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "btrfs: an encrypted or encoded extent is not read",
-            ));
-        }
-        let method = Compression::from_byte(head[0]).map_err(from_btrfs)?;
-        if method.is_compressed() && unpacked_bytes > MAX_PACKED {
-            return Err(bad("a compressed extent is too large"));
-        }
-        let end_at = |len: u64| {
-            start
-                .checked_add(len)
-                .filter(|&end| end > start)
-                .ok_or_else(|| bad("a file's extent has no end"))
-        };
-        if head[4] == INLINE {
-            let stored = data.get(21..).unwrap_or_default();
-            let bytes = match method.is_compressed() {
-                false => stored.to_vec(),
-                true => self.unpack(method, stored, unpacked_bytes, true)?,
-            };
-            return Ok(Part {
-                start,
-                end: end_at(bytes.len() as u64)?,
-                piece: Piece::Inline(bytes),
-            });
-        }
-        let (logical, stored_bytes) = (le64(data, 21)?, le64(data, 29)?);
-        let (within, len) = (le64(data, 37)?, le64(data, 45)?);
-        let end = end_at(len)?;
-        let is_inside = within
-            .checked_add(len)
-            .is_some_and(|end| end <= unpacked_bytes);
-        let piece = match head[4] {
-            REGULAR | PREALLOCATED if logical == 0 => Piece::Hole,
-            // Reserved and never written.
-            PREALLOCATED => Piece::Hole,
-            REGULAR if !is_inside => {
-                return Err(bad("a file's extent leaves what it is a part of"));
+    fn decode(&self, start: u64, item: &[u8]) -> Result<Part> {
+        let extent = FileExtent::parse(item)?;
+        let (len_bytes, piece) = match (extent.place, extent.method) {
+            (Place::Hole(len_bytes), _) => (len_bytes, Piece::Hole),
+            (Place::Inline(stored), method) => {
+                let bytes = match method {
+                    None => stored.to_vec(),
+                    // At most 128 KiB, see `FileExtent::parse`.
+                    Some(method) => {
+                        self.unpack(method, stored, extent.unpacked_bytes as usize, true)?
+                    }
+                };
+                (bytes.len() as u64, Piece::Inline(bytes))
             }
-            REGULAR if method.is_compressed() => {
-                if stored_bytes > MAX_PACKED {
-                    return Err(bad("a compressed extent is too large"));
-                }
-                Piece::Packed(Packed {
+            (
+                Place::Extent {
+                    logical,
+                    within,
+                    len_bytes,
+                    ..
+                },
+                None,
+            ) => {
+                let at = logical
+                    .checked_add(within)
+                    .ok_or_else(|| bad("a file's extent is past the end of everything"))?;
+                (len_bytes, Piece::Plain(at))
+            }
+            (
+                Place::Extent {
                     logical,
                     stored_bytes,
-                    unpacked_bytes,
+                    within,
+                    len_bytes,
+                },
+                Some(method),
+            ) => {
+                let packed = Packed {
+                    logical,
+                    stored_bytes: stored_bytes as usize,
+                    unpacked_bytes: extent.unpacked_bytes as usize,
                     within,
                     method,
-                    is_last: start.saturating_add(unpacked_bytes) >= self.len_bytes,
-                })
+                    is_last: start.saturating_add(extent.unpacked_bytes) >= self.len_bytes,
+                };
+                (len_bytes, Piece::Packed(packed))
             }
-            REGULAR => Piece::Plain(
-                logical
-                    .checked_add(within)
-                    .ok_or_else(|| bad("a file's extent is past the end of everything"))?,
-            ),
-            _ => return Err(bad("a file's extent is of an unknown kind")),
         };
+        let end = start
+            .checked_add(len_bytes)
+            .filter(|&end| end > start)
+            .ok_or_else(|| bad("a file's extent has no end"))?;
         Ok(Part { start, end, piece })
     }
 
@@ -221,16 +190,11 @@ impl Content {
         &self,
         method: Compression,
         stored: &[u8],
-        unpacked_bytes: u64,
+        unpacked_bytes: usize,
         is_last: bool,
     ) -> Result<Vec<u8>> {
-        let short = match is_last {
-            true => ShortDecode::Pad,
-            false => ShortDecode::Refuse,
-        };
-        let sector = self.sector_bytes() as usize;
-        compression::decompress(method, stored, unpacked_bytes as usize, sector, short)
-            .map_err(from_btrfs)
+        let sector_bytes = self.sums.sector_bytes as usize;
+        method.unpack(stored, unpacked_bytes, sector_bytes, is_last)
     }
 
     /// A compressed extent, unpacked.
@@ -243,7 +207,7 @@ impl Content {
                 return Ok(kept[0].1.clone());
             }
         }
-        let mut stored = vec![0; packed.stored_bytes as usize];
+        let mut stored = vec![0; packed.stored_bytes];
         self.read_verified(packed.logical, &mut stored)?;
         let bytes: Arc<[u8]> = self
             .unpack(
@@ -317,13 +281,13 @@ impl Content {
     fn verify(&self, root: Root, logical: u64, bytes: &[u8]) -> Result<()> {
         let sector = self.sector_bytes();
         let method = self.sums.kind;
-        let size = method.digest_len();
+        let size = method.len_bytes();
         let mut rest = bytes.chunks_exact(sector as usize);
         let mut at = logical;
         while rest.len() > 0 {
             let none = || bad("a file's content has no checksum").at(at);
-            let wanted = key(CSUM_OBJECT, EXTENT_CSUM, at);
-            let place = self.trees.at_or_before(root, &wanted)?.ok_or_else(none)?;
+            let wanted = Key::new(CSUM_OBJECT, EXTENT_CSUM, at);
+            let place = self.trees.at_or_before(root, wanted)?.ok_or_else(none)?;
             let (found, sums) = place.item().ok_or_else(none)?;
             if found.objectid != CSUM_OBJECT || found.key_type != EXTENT_CSUM {
                 return Err(none());

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::bad;
 use super::chunk::{Chunk, Chunks, Places, Row, Spot};
+use super::fault::bad;
 use super::parity;
 use super::superblock::DeviceId;
 use crate::error::{Error, ErrorKind, Result};

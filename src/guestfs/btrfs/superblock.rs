@@ -1,31 +1,25 @@
 //! Superblocks of btrfs: one of each member, which says what the whole file system is and which member
 //! this one is.
 //!
-//! An own parser: the crate's refuses RAID 5 and 6, and takes whatever copy has the highest generation,
-//! be it left over from an older file system. Source: `struct btrfs_super_block` and
-//! `struct btrfs_dev_item` in Linux' `btrfs_tree.h`, `btrfs_validate_super` in `disk-io.c`.
+//! Source: `struct btrfs_super_block` and `struct btrfs_dev_item` in Linux' `btrfs_tree.h`,
+//! `btrfs_validate_super` in `disk-io.c`.
 
 use std::fmt;
 
-use fs_btrfs::btree::TreeGeometry;
-use fs_btrfs::superblock::ChecksumType;
-
-use super::{bad, from_btrfs};
-use crate::error::{Error, ErrorKind, Result};
+use super::block::{MAX_LEVELS, SUM_BYTES};
+use super::checksum::Checksum;
+use super::fault::{bad, unsupported};
+use crate::error::{ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::volume::bits::{has, le16, le32, le64};
 
 /// Where the copies lie. The first one is the one that counts, as in Linux.
 const OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
 const BYTES: usize = 4096;
-/// The checksum comes first and is as long as the longest kind.
-const SUM_BYTES: usize = 32;
 const MAGIC: &[u8] = b"_BHRfS_M";
 /// Where the item of the device begins.
 const DEVICE_ITEM: usize = 0xC9;
 const MAX_SYSTEM_CHUNKS: usize = 2048;
-/// Levels of a tree.
-pub const MAX_LEVELS: u8 = 8;
 
 const FLAG_SEEDING: u64 = 1 << 32;
 const FLAG_METADUMP: u64 = 1 << 33;
@@ -110,11 +104,11 @@ pub struct Superblock {
     /// Bytes of a tree block.
     pub node_bytes: u32,
     /// The kind of checksums.
-    pub sums: ChecksumType,
+    pub sums: Checksum,
     /// Chunks that hold the chunk tree: keys and items, one after the other.
     pub system_chunks: Vec<u8>,
     /// What tree blocks carry in place of `fsid`.
-    node_uuid: [u8; 16],
+    pub node_uuid: [u8; 16],
     total_bytes: u64,
     used_bytes: u64,
     device_bytes: u64,
@@ -125,10 +119,6 @@ pub struct Superblock {
 fn uuid(bytes: &[u8], at: usize) -> [u8; 16] {
     let field = bytes.get(at..at + 16).and_then(|uuid| uuid.try_into().ok());
     field.unwrap_or_default()
-}
-
-fn unsupported(message: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("btrfs: {message}"))
 }
 
 impl Superblock {
@@ -174,7 +164,7 @@ impl Superblock {
         if !has(block, 0x40, MAGIC) || block.len() != BYTES {
             return Err(bad("there is no superblock"));
         }
-        let sums = ChecksumType::from_raw(le16(block, 0xC4)).map_err(from_btrfs)?;
+        let sums = Checksum::from_number(le16(block, 0xC4))?;
         if !sums.verify(&block[SUM_BYTES..], &block[..SUM_BYTES]) {
             return Err(bad("the superblock has a wrong checksum"));
         }
@@ -274,15 +264,6 @@ impl Superblock {
             ..block.clone()
         };
         state(self) == state(other)
-    }
-
-    /// What the crate needs to verify tree blocks.
-    pub fn geometry(&self) -> TreeGeometry {
-        TreeGeometry {
-            nodesize: self.node_bytes,
-            csum_type: self.sums,
-            fsid: self.node_uuid,
-        }
     }
 }
 
