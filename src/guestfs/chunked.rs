@@ -5,8 +5,9 @@
 //! time pays once per chunk. Of a damaged chunk, what is asked for is read by itself: only the damaged
 //! units of it fail.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::recent::Recent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ReadAt, check_range, read_pieces};
 
@@ -15,15 +16,12 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// Chunks kept by one open file; readers on several threads need more than one.
 const CHUNKS: usize = 4;
 
-/// A chunk's number and its bytes, `None` where they are damaged.
-type Kept = (u64, Option<Arc<[u8]>>);
-
 /// A file in chunks.
 pub struct ChunkedFile<S> {
     source: S,
     len_bytes: u64,
-    /// The one used last in front.
-    kept: Mutex<Vec<Kept>>,
+    /// Chunks by their numbers, `None` for those that are damaged.
+    kept: Recent<Option<Vec<u8>>>,
 }
 
 impl<S: ReadAt> ChunkedFile<S> {
@@ -39,32 +37,23 @@ impl<S: ReadAt> ChunkedFile<S> {
         Ok(ChunkedFile {
             source,
             len_bytes,
-            kept: Mutex::new(Vec::new()),
+            kept: Recent::of_count(CHUNKS),
         })
     }
 
     /// A chunk, `None` for one that is damaged.
-    fn chunk(&self, number: u64) -> Result<Option<Arc<[u8]>>> {
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
-                let found = kept.remove(index);
-                let bytes = found.1.clone();
-                kept.insert(0, found);
-                return Ok(bytes);
-            }
+    fn chunk(&self, number: u64) -> Result<Arc<Option<Vec<u8>>>> {
+        if let Some(chunk) = self.kept.get(number) {
+            return Ok(chunk);
         }
         let start = number * CHUNK_BYTES;
         let mut bytes = vec![0; CHUNK_BYTES.min(self.len_bytes - start) as usize];
-        let bytes: Option<Arc<[u8]>> = match self.source.read_exact_at(&mut bytes, start) {
-            Ok(()) => Some(bytes.into()),
+        let chunk = match self.source.read_exact_at(&mut bytes, start) {
+            Ok(()) => Some(bytes),
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             Err(error) => return Err(error),
         };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.truncate(CHUNKS - 1);
-        kept.insert(0, (number, bytes.clone()));
-        Ok(bytes)
+        Ok(self.kept.put(number, 1, chunk))
     }
 }
 
@@ -81,7 +70,7 @@ impl<S: ReadAt> ReadAt for ChunkedFile<S> {
             Ok((chunk, self.len_bytes.min(start + CHUNK_BYTES)))
         };
         read_pieces(buf, offset, locate, |chunk, now, offset| {
-            let Some(chunk) = chunk else {
+            let Some(chunk) = &*chunk else {
                 return self.source.read_exact_at(now, offset);
             };
             let within = (offset % CHUNK_BYTES) as usize;

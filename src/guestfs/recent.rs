@@ -1,17 +1,15 @@
-//! What was worked out about the directories that were used last: where their blocks are, an index of
-//! their names.
+//! What was used last and took work to get: an index of a directory's names, unpacked blocks of a file.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::GuestInode;
-
 struct Kept<T> {
-    dir: GuestInode,
+    key: u64,
     weight: usize,
     value: Arc<T>,
 }
 
-/// A bounded number of values, by directory. The one used last is kept whatever its weight.
+/// A bounded number of values, by a number: a directory's inode, a block's place. The one used last is kept
+/// whatever its weight.
 pub struct Recent<T> {
     count: usize,
     weight: usize,
@@ -29,24 +27,29 @@ impl<T> Recent<T> {
         }
     }
 
-    /// What is kept about a directory.
-    pub fn get(&self, dir: GuestInode) -> Option<Arc<T>> {
+    /// Keeps at most `count` values that weigh the same.
+    pub fn of_count(count: usize) -> Self {
+        Recent::new(count, count)
+    }
+
+    /// What is kept under a number.
+    pub fn get(&self, key: u64) -> Option<Arc<T>> {
         let mut kept = self.lock();
-        let index = kept.iter().position(|known| known.dir == dir)?;
+        let index = kept.iter().position(|known| known.key == key)?;
         kept[..=index].rotate_right(1);
         Some(kept[0].value.clone())
     }
 
     /// Keeps a value.
-    pub fn put(&self, dir: GuestInode, weight: usize, value: T) -> Arc<T> {
+    pub fn put(&self, key: u64, weight: usize, value: T) -> Arc<T> {
         let value = Arc::new(value);
         let new = Kept {
-            dir,
+            key,
             weight,
             value: value.clone(),
         };
         let mut kept = self.lock();
-        kept.retain(|known| known.dir != dir);
+        kept.retain(|known| known.key != key);
         kept.insert(0, new);
         let mut total = 0usize;
         let fitting = kept.iter().take(self.count).take_while(|known| {
@@ -73,8 +76,8 @@ mod tests {
     #[test]
     fn the_ones_used_last_are_kept_within_bounds() {
         let recent = Recent::new(3, 100);
-        for dir in 1..=4 {
-            recent.put(dir, 10, dir);
+        for key in 1..=4 {
+            recent.put(key, 10, key);
         }
         assert_eq!(recent.get(1), None);
         assert_eq!(recent.get(2).as_deref(), Some(&2));
@@ -84,5 +87,19 @@ mod tests {
         assert_eq!((recent.get(6).is_some(), recent.get(2)), (true, None));
         recent.put(7, 10, 7);
         assert_eq!((recent.get(7).is_some(), recent.get(6)), (true, None));
+    }
+
+    #[test]
+    fn a_value_takes_the_place_of_the_one_before_it() {
+        let recent = Recent::of_count(2);
+        for (key, value) in [(1, 'a'), (2, 'b'), (1, 'c')] {
+            recent.put(key, 1, value);
+        }
+        assert_eq!(recent.get(2).as_deref(), Some(&'b'));
+        recent.put(3, 1, 'd');
+        assert_eq!(
+            (recent.get(1), recent.get(2).as_deref()),
+            (None, Some(&'b'))
+        );
     }
 }

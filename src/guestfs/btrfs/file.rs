@@ -3,7 +3,7 @@
 //! Extents that are stored as they are go from the volume into the reader's buffer; compressed ones (at
 //! most 128 KiB) are unpacked whole, and the last few are kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::checksum::Checksum;
 use super::extent::{FileExtent, Place};
@@ -14,6 +14,7 @@ use super::superblock::Root;
 use super::tree::Trees;
 use super::unpack::Compression;
 use crate::error::{Error, Result};
+use crate::guestfs::recent::Recent;
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Unpacked extents kept by one open file: as many as a read of 1 MiB may meet.
@@ -31,8 +32,8 @@ pub struct Content {
     pub len_bytes: u64,
     /// How contents are verified.
     pub sums: Sums,
-    /// Unpacked extents by their logical address, the one used last in front.
-    kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
+    /// Unpacked extents by their logical address.
+    kept: Recent<Vec<u8>>,
 }
 
 /// How the contents of a file are verified.
@@ -94,7 +95,7 @@ impl Content {
             number,
             len_bytes,
             sums,
-            kept: Mutex::new(Vec::new()),
+            kept: Recent::of_count(KEPT),
         })
     }
 
@@ -198,29 +199,19 @@ impl Content {
     }
 
     /// A compressed extent, unpacked.
-    fn unpacked(&self, packed: &Packed) -> Result<Arc<[u8]>> {
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        {
-            let mut kept = lock();
-            if let Some(index) = kept.iter().position(|(at, _)| *at == packed.logical) {
-                kept[..=index].rotate_right(1);
-                return Ok(kept[0].1.clone());
-            }
+    fn unpacked(&self, packed: &Packed) -> Result<Arc<Vec<u8>>> {
+        if let Some(bytes) = self.kept.get(packed.logical) {
+            return Ok(bytes);
         }
         let mut stored = vec![0; packed.stored_bytes];
         self.read_verified(packed.logical, &mut stored)?;
-        let bytes: Arc<[u8]> = self
-            .unpack(
-                packed.method,
-                &stored,
-                packed.unpacked_bytes,
-                packed.is_last,
-            )?
-            .into();
-        let mut kept = lock();
-        kept.truncate(KEPT - 1);
-        kept.insert(0, (packed.logical, bytes.clone()));
-        Ok(bytes)
+        let bytes = self.unpack(
+            packed.method,
+            &stored,
+            packed.unpacked_bytes,
+            packed.is_last,
+        )?;
+        Ok(self.kept.put(packed.logical, 1, bytes))
     }
 
     /// Reads bytes at a logical address, verified. Checksums are those of whole sectors.

@@ -1,10 +1,11 @@
 //! The content of files: whole blocks, one after the other, and a piece of a shared fragment block.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::{ErrorKind, Result};
+use crate::guestfs::recent::Recent;
 use crate::io::{Extent, ExtentKind, ReadAt, read_pieces};
 
 /// The place of a block is found from the last of these before it.
@@ -12,16 +13,13 @@ const STEP: usize = 256;
 /// Fragment blocks kept unpacked: small files that lie together share one.
 const KEPT_FRAGMENTS: usize = 4;
 
-/// A fragment block's number and its bytes, or how it is damaged.
-type Kept = (u32, Result<Arc<[u8]>>);
-
 /// The fragment blocks of a volume.
 pub struct Fragments {
     table: u64,
     count: u32,
     block_bytes: usize,
-    /// The one used last in front; damaged ones, too, because many files would try them.
-    kept: Mutex<Vec<Kept>>,
+    /// Unpacked blocks by their numbers; damaged ones, too, because many files would try them.
+    kept: Recent<Result<Vec<u8>>>,
 }
 
 impl Fragments {
@@ -30,35 +28,23 @@ impl Fragments {
             table: superblock.fragment_table,
             count: superblock.fragments,
             block_bytes: superblock.block_bytes as usize,
-            kept: Mutex::default(),
+            kept: Recent::of_count(KEPT_FRAGMENTS),
         }
     }
 
-    fn get(&self, blocks: &Blocks, number: u32) -> Result<Arc<[u8]>> {
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(index) = kept.iter().position(|(known, _)| *known == number) {
-                let found = kept.remove(index);
-                let bytes = found.1.clone();
-                kept.insert(0, found);
-                return bytes;
-            }
+    fn get(&self, blocks: &Blocks, number: u32) -> Result<Arc<Result<Vec<u8>>>> {
+        let number = u64::from(number);
+        if let Some(block) = self.kept.get(number) {
+            return Ok(block);
         }
-        if number >= self.count {
+        if number >= u64::from(self.count) {
             return Err(bad("a file's end is in a fragment that is not there"));
         }
-        let entry = blocks
-            .indexed(self.table, u64::from(number) * 16)?
-            .bytes(16)?;
-        let bytes: Result<Arc<[u8]>> = blocks
-            .data(le64(&entry, 0), le32(&entry, 8), self.block_bytes)
-            .map(Into::into);
-        if !matches!(&bytes, Err(error) if error.kind() != ErrorKind::Corrupt) {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.truncate(KEPT_FRAGMENTS - 1);
-            kept.insert(0, (number, bytes.clone()));
+        let entry = blocks.indexed(self.table, number * 16)?.bytes(16)?;
+        match blocks.data(le64(&entry, 0), le32(&entry, 8), self.block_bytes) {
+            Err(error) if error.kind() != ErrorKind::Corrupt => Err(error),
+            block => Ok(self.kept.put(number, 1, block)),
         }
-        bytes
     }
 }
 
@@ -126,7 +112,8 @@ impl Content {
         let Some((fragment, offset)) = self.layout.tail else {
             return Err(bad("a file is longer than its blocks"));
         };
-        let bytes = self.fragments.get(&self.blocks, fragment)?;
+        let block = self.fragments.get(&self.blocks, fragment)?;
+        let bytes = block.as_ref().as_ref().map_err(Clone::clone)?;
         bytes
             .get(offset as usize..)
             .and_then(|behind| behind.get(..len))
