@@ -48,63 +48,34 @@ pub fn guid(bytes: &[u8], at: usize) -> String {
     )
 }
 
-/// Updates a reflected CRC-32 (polynomial 0xEDB88320) register without any final inversion.
-pub fn crc32_update(mut register: u32, bytes: &[u8]) -> u32 {
-    for &byte in bytes {
-        register = (register >> 8) ^ TABLE[usize::from((register as u8) ^ byte)];
-    }
-    register
-}
-
 /// The CRC-32 of zlib and UEFI.
 pub fn crc32(bytes: &[u8]) -> u32 {
-    !crc32_update(u32::MAX, bytes)
+    crc32fast::hash(bytes)
+}
+
+/// Updates a CRC-32 register (reflected) without any inversion.
+pub fn crc32_update(register: u32, bytes: &[u8]) -> u32 {
+    // The crate inverts at the beginning and at the end.
+    let mut hasher = crc32fast::Hasher::new_with_initial(!register);
+    hasher.update(bytes);
+    !hasher.finalize()
+}
+
+/// Updates a CRC-32 register that is not reflected (polynomial 0x04C11DB7) without any inversion.
+pub fn crc32_be_update(register: u32, bytes: &[u8]) -> u32 {
+    // The same polynomial as the reflected one, with all bits in the opposite order.
+    let mirrored: Vec<u8> = bytes.iter().map(|byte| byte.reverse_bits()).collect();
+    crc32_update(register.reverse_bits(), &mirrored).reverse_bits()
 }
 
 /// The CRC-32C of iSCSI.
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    !crc32c_update(u32::MAX, bytes)
+    crc32c::crc32c(bytes)
 }
 
-/// Updates a CRC-32C register (reflected) without any final inversion, as ext4 and jbd2 use it.
+/// Updates a CRC-32C register (reflected) without any inversion, as ext4 and jbd2 use it.
 pub fn crc32c_update(register: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(register, |register, &byte| {
-        (register >> 8) ^ CASTAGNOLI[usize::from((register as u8) ^ byte)]
-    })
-}
-
-/// Updates a CRC-32 register that is not reflected (polynomial 0x04C11DB7) without any final inversion.
-pub fn crc32_be_update(register: u32, bytes: &[u8]) -> u32 {
-    // The same polynomial as the reflected one, with all bits in the opposite order.
-    bytes
-        .iter()
-        .fold(register.reverse_bits(), |register, &byte| {
-            (register >> 8) ^ TABLE[usize::from((register as u8) ^ byte.reverse_bits())]
-        })
-        .reverse_bits()
-}
-
-const TABLE: [u32; 256] = table(0xEDB8_8320);
-const CASTAGNOLI: [u32; 256] = table(0x82F6_3B78);
-
-const fn table(polynomial: u32) -> [u32; 256] {
-    let mut table = [0u32; 256];
-    let mut index = 0;
-    while index < 256 {
-        let mut value = index as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 {
-                (value >> 1) ^ polynomial
-            } else {
-                value >> 1
-            };
-            bit += 1;
-        }
-        table[index] = value;
-        index += 1;
-    }
-    table
+    !crc32c::crc32c_append(!register, bytes)
 }
 
 #[cfg(test)]
@@ -117,6 +88,18 @@ mod tests {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         // CRC-32/MPEG-2.
         assert_eq!(crc32_be_update(u32::MAX, b"123456789"), 0x0376_E6E7);
+    }
+
+    #[test]
+    fn registers_are_not_inverted_and_can_go_on() {
+        // With the start of LVM, and with that of btrfs' hashes of names.
+        assert_eq!(crc32_update(0xF597_A6CF, b"123456789"), 0x4991_CF02);
+        assert_eq!(crc32c_update(0xFFFF_FFFE, b"block"), 152_464_153);
+        for update in [crc32_update, crc32c_update, crc32_be_update] {
+            assert_eq!(update(7, b""), 7);
+            let whole = update(7, b"123456789");
+            assert_eq!(update(update(7, b"1234"), b"56789"), whole);
+        }
     }
 
     #[test]
