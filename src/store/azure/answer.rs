@@ -1,19 +1,15 @@
-//! What Blob storage answers: listing pages, and errors with their meaning.
+//! What Blob storage answers: bodies, and errors with their meaning.
 
 use std::time::Duration;
 
-use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
-use aws_smithy_types::date_time::Format;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{ErrorKind, Result};
 use crate::store::remote::fault::{
     Fault, Next, element, parse_retry_after, proxy_refuses, throttle, transient,
 };
-use crate::store::remote::names::{Listed, Names};
-use crate::store::remote::object::{is_empty_etag, meta};
 
 /// Which request was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,113 +17,6 @@ pub(super) enum Operation {
     Get,
     Head,
     List,
-}
-
-/// One page of a listing: keys with size, ETag and time, or prefixes without.
-pub(super) struct Page {
-    items: Vec<(String, Option<Blob>)>,
-    /// Where the next page starts; empty on the last one.
-    pub(super) next: String,
-}
-
-struct Blob {
-    size: u64,
-    etag: String,
-    modified: Option<DateTime>,
-}
-
-impl Page {
-    /// Reads the XML. The documents are flat and their text is escaped, so that a tag's name in
-    /// angle brackets is always that tag; whatever could make this untrue is refused.
-    pub(super) fn parse(xml: &[u8]) -> Result<Self, Fault> {
-        let bad = |what: &str| Fault::protocol(format!("the listing {what}"));
-        let text = std::str::from_utf8(xml).map_err(|_| bad("is not text"))?;
-        if !text.trim_end().ends_with("</EnumerationResults>") {
-            return Err(bad("was cut short"));
-        }
-        if text.contains("<!") || text.contains("Encoded=\"true\"") {
-            return Err(bad("is written in a way that cannot be read"));
-        }
-        let mut items = Vec::new();
-        for part in text.split("<Blob>").skip(1) {
-            let (blob, _) = part
-                .split_once("</Blob>")
-                .ok_or_else(|| bad("is malformed"))?;
-            let size = field(blob, "Content-Length")
-                .and_then(|n| n.parse().ok())
-                .ok_or_else(|| bad("has a blob without its size"))?;
-            let blob = (
-                field(blob, "Name").ok_or_else(|| bad("has a blob without a name"))?,
-                Some(Blob {
-                    size,
-                    etag: field(blob, "Etag").unwrap_or_default(),
-                    modified: field(blob, "Last-Modified")
-                        .and_then(|d| DateTime::from_str(&d, Format::HttpDate).ok()),
-                }),
-            );
-            items.push(blob);
-        }
-        for part in text.split("<BlobPrefix>").skip(1) {
-            let (prefix, _) = part
-                .split_once("</BlobPrefix>")
-                .ok_or_else(|| bad("is malformed"))?;
-            let name = field(prefix, "Name").ok_or_else(|| bad("has a prefix without a name"))?;
-            items.push((name, None));
-        }
-        if !text.contains("<NextMarker") {
-            return Err(bad("does not tell whether it is complete"));
-        }
-        let next = field(text, "NextMarker").unwrap_or_default();
-        Ok(Page { items, next })
-    }
-
-    pub(super) fn add_to(&self, names: &mut Names, prefix: &str) -> Result<()> {
-        for (key, blob) in &self.items {
-            let listed = match blob {
-                None => Listed::Prefix,
-                Some(blob) => {
-                    let modified = blob.modified.as_ref();
-                    let known = !is_empty_etag(&blob.etag);
-                    Listed::Object {
-                        size: blob.size,
-                        meta: known.then(|| meta(blob.size, Some(&blob.etag), modified)),
-                    }
-                }
-            };
-            names.add(prefix, key, listed)?;
-        }
-        Ok(())
-    }
-}
-
-/// The unescaped text of an element; `None` when it is absent or escaped in an unknown way.
-fn field(xml: &str, name: &str) -> Option<String> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    let (escaped, _) = rest.split_once(&format!("</{name}>"))?;
-    let mut text = String::with_capacity(escaped.len());
-    let mut rest = escaped;
-    while let Some((before, after)) = rest.split_once('&') {
-        text.push_str(before);
-        let (entity, after) = after.split_once(';')?;
-        text.push(match entity {
-            "amp" => '&',
-            "lt" => '<',
-            "gt" => '>',
-            "quot" => '"',
-            "apos" => '\'',
-            other => {
-                let number = other.strip_prefix('#')?;
-                let code = match number.strip_prefix(['x', 'X']) {
-                    Some(hex) => u32::from_str_radix(hex, 16).ok()?,
-                    None => number.parse().ok()?,
-                };
-                char::from_u32(code)?
-            }
-        });
-        rest = after;
-    }
-    text.push_str(rest);
-    Some(text)
 }
 
 /// A body without an announced length; how long it may get is limited by the transport.
@@ -212,38 +101,5 @@ fn by_code(operation: Operation, status: u16, code: &str, words: &str) -> Fault 
             ErrorKind::Io,
             format!("the server refuses the request ({words})"),
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGE: &str = "\u{feff}<?xml version=\"1.0\"?><EnumerationResults><Blobs><Blob><Name>d/a&amp;b\
-        &#xE9;</Name><Properties><Etag>0x1</Etag><Content-Length>5</Content-Length></Properties>\
-        </Blob><BlobPrefix><Name>d/sub/</Name></BlobPrefix></Blobs><NextMarker>m&lt;</NextMarker>\
-        </EnumerationResults>";
-
-    #[test]
-    fn pages_are_read_and_cut_ones_refused() {
-        let page = Page::parse(PAGE.as_bytes()).unwrap();
-        assert_eq!(page.next, "m<");
-        let mut names = Names::default();
-        page.add_to(&mut names, "d/").unwrap();
-        let mut names: Vec<String> = names
-            .into_entries("d/")
-            .unwrap()
-            .into_iter()
-            .map(|e| e.name)
-            .collect();
-        names.sort();
-        assert_eq!(names, ["a&bé", "sub"]);
-        for cut in 0..PAGE.len() {
-            assert!(Page::parse(&PAGE.as_bytes()[..cut]).is_err(), "{cut}");
-        }
-        let last = PAGE.replace("<NextMarker>m&lt;</NextMarker>", "<NextMarker />");
-        assert_eq!(Page::parse(last.as_bytes()).unwrap().next, "");
-        let none = PAGE.replace("<NextMarker>m&lt;</NextMarker>", "");
-        assert!(Page::parse(none.as_bytes()).is_err());
     }
 }

@@ -7,8 +7,10 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::answer::{self, Operation};
+use super::listing::Page;
 use super::sign::SigningKey;
 use super::{AzureConfig, AzureCredentials};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +24,14 @@ use crate::store::{Entry, Meta, Request};
 /// The protocol version that is spoken: old enough for Azure Stack, new enough for all that is
 /// sent.
 const VERSION: &str = "2019-12-12";
+/// All but the unreserved characters of URLs.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+/// The same, within a path.
+const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 /// The longest listing page that is taken in.
 const MAX_PAGE: u64 = 32 << 20;
 /// More pages than a directory of any repository has.
@@ -70,15 +80,21 @@ impl Client {
         let config = &self.config;
         let mut path = String::new();
         if config.account_in_path {
-            path.push_str(&format!("/{}", encode(&config.account, "")));
+            path.push_str(&format!(
+                "/{}",
+                utf8_percent_encode(&config.account, RESERVED)
+            ));
         }
-        path.push_str(&format!("/{}", encode(&config.container, "")));
+        path.push_str(&format!(
+            "/{}",
+            utf8_percent_encode(&config.container, RESERVED)
+        ));
         if !key.is_empty() {
-            path.push_str(&format!("/{}", encode(key, "/")));
+            path.push_str(&format!("/{}", utf8_percent_encode(key, RESERVED_IN_PATH)));
         }
         let mut pairs: Vec<String> = query
             .iter()
-            .map(|(name, value)| format!("{name}={}", encode(value, "")))
+            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED)))
             .collect();
         if let AzureCredentials::Sas(sas) = &config.credentials {
             // Encoded already, as the portal hands it out.
@@ -191,7 +207,7 @@ impl Client {
                         Some(_) => take_whole(told, body, MAX_PAGE).await?.0.0,
                         None => answer::collect(body).await?,
                     };
-                    Ok((answer::Page::parse(&body)?, 0))
+                    Ok((Page::parse(&body)?, 0))
                 })
                 .await?;
             page.add_to(&mut names, prefix)?;
@@ -224,27 +240,16 @@ fn told(response: http::Response<SdkBody>) -> (Told, ByteStream) {
     (told, ByteStream::new(response.into_body()))
 }
 
-/// Percent-encodes all but the unreserved characters and those in `keep`.
-fn encode(text: &str, keep: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-_.~".contains(c) || keep.contains(c) {
-            encoded.push(c);
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn keys_are_encoded_byte_by_byte() {
-        assert_eq!(encode("a/b +é", "/"), "a/b%20%2B%C3%A9");
-        assert_eq!(encode("a/b", ""), "a%2Fb");
+        let encoded = |text, set| utf8_percent_encode(text, set).to_string();
+        assert_eq!(encoded("a/b +é", RESERVED_IN_PATH), "a/b%20%2B%C3%A9");
+        assert_eq!(encoded("a/b", RESERVED), "a%2Fb");
+        assert_eq!(encoded("aZ09-_.~", RESERVED), "aZ09-_.~");
+        assert_eq!(encoded("%\0\x7F", RESERVED), "%25%00%7F");
     }
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod listing;
 mod sign;
 
 use std::fmt;

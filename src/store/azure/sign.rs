@@ -1,6 +1,9 @@
 //! Azure's Shared Key signatures: an HMAC over the request's method, headers and resource.
 
 use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -44,46 +47,20 @@ impl SigningKey {
             text.push_str(&format!("\n{name}:{value}"));
         }
         let tag = hmac::sign(&self.0, text.as_bytes());
-        format!("SharedKey {account}:{}", encode(tag.as_ref()))
+        format!("SharedKey {account}:{}", BASE64.encode(tag))
     }
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
 
-fn encode(data: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in data.chunks(3) {
-        let at = |n: usize| u32::from(chunk.get(n).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for n in 0..4 {
-            let index = (bits >> (18 - 6 * n)) & 63;
-            text.push(match n <= chunk.len() {
-                true => char::from(ALPHABET[index as usize]),
-                false => '=',
-            });
-        }
-    }
-    text
-}
-
+/// As people paste it: with or without `=` at the end.
 fn decode(text: &str) -> Option<Vec<u8>> {
-    let text = text.trim().trim_end_matches('=');
-    let mut data = Vec::with_capacity(text.len() * 3 / 4);
-    for chunk in text.as_bytes().chunks(4) {
-        if chunk.len() == 1 {
-            return None;
-        }
-        let mut bits = 0u32;
-        for n in 0..4 {
-            let digit = match chunk.get(n) {
-                Some(byte) => ALPHABET.iter().position(|a| a == byte)?,
-                None => 0,
-            };
-            bits = bits << 6 | digit as u32;
-        }
-        data.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
-    }
-    Some(data)
+    BASE64.decode(text.trim().trim_end_matches('=')).ok()
 }
 
 #[cfg(test)]
@@ -100,10 +77,13 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
             ("\u{7ff}\u{7fe}>?", "37/fvj4/"),
         ] {
-            assert_eq!(encode(plain.as_bytes()), text);
+            assert_eq!(BASE64.encode(plain), text);
             assert_eq!(decode(text).unwrap(), plain.as_bytes());
         }
         assert!(decode("Z").is_none() && decode("Zg!=").is_none());
+        for pasted in ["Zg", " Zg==\n", "Zg=", "Zh=="] {
+            assert_eq!(decode(pasted).unwrap(), b"f", "{pasted:?}");
+        }
         assert!(!format!("{:?}", SigningKey::new("c2VjcmV0").unwrap()).contains("secret"));
     }
 }
