@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use unicode_width::UnicodeWidthStr as _;
+
 use crate::repo::naming;
 
 /// A text from storage, made safe for a terminal: control characters, line separators and
@@ -35,7 +37,7 @@ pub fn human_size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// Rows under headings; columns as wide as their widest cell, numbers to the right.
+/// Rows under headings; columns as wide as their widest cell on a terminal, numbers to the right.
 pub struct Table {
     headings: Vec<&'static str>,
     right: Vec<bool>,
@@ -68,14 +70,14 @@ impl Table {
         let headings: Vec<String> = self.headings.iter().map(|h| (*h).to_owned()).collect();
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&headings]);
-            let widths = cells.map(|row| row.get(column).map_or(0, |c| c.chars().count()));
+            let widths = cells.map(|row| row.get(column).map_or(0, |cell| cell.width()));
             widths.max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..headings.len()).map(width).collect();
         for row in [&headings].into_iter().chain(&self.rows) {
             let mut line = String::new();
             for ((cell, width), right) in row.iter().zip(&widths).zip(&self.right) {
-                let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+                let pad = " ".repeat(width.saturating_sub(cell.width()));
                 let _ = match right {
                     true => write!(line, "{pad}{cell}  "),
                     false => write!(line, "{cell}{pad}  "),
@@ -159,6 +161,22 @@ mod tests {
         assert_eq!(
             text,
             "NAME    SIZE  STATE\né         10  -\nlonger     9  x\n"
+        );
+    }
+
+    /// Two columns of a terminal for each of these characters; none for an accent of its own.
+    #[test]
+    fn columns_line_up_below_wide_characters() {
+        let mut table = Table::new(&["NAME", ">SIZE"]);
+        table.row(vec!["東京".into(), "10".into()]);
+        table.row(vec!["e\u{301}".into(), "9".into()]);
+        table.row(vec!["abc".into(), "8".into()]);
+        let mut out = Vec::new();
+        table.print(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "NAME  SIZE\n東京    10\ne\u{301}        9\nabc      8\n"
         );
     }
 }
