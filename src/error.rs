@@ -17,6 +17,8 @@ pub enum ErrorKind {
     WrongKey,
     /// The storage refused access, or a path leads out of the repository.
     Denied,
+    /// A symbolic link that is not followed: out of the repository, to nothing, or in a circle.
+    Link,
     /// Sound, but of a kind that brfs does not read.
     Unsupported,
     /// The object is no longer the one that was opened.
@@ -37,6 +39,7 @@ impl ErrorKind {
             ErrorKind::Corrupt => "corrupt",
             ErrorKind::WrongKey => "wrong-key",
             ErrorKind::Denied => "denied",
+            ErrorKind::Link => "link",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Changed => "changed",
             ErrorKind::Transient => "transient",
@@ -117,6 +120,22 @@ impl Error {
     /// The kind to decide on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// Whether the object could not be fetched: nothing is known of what it holds, and another time
+    /// it may be read. Whoever needs it fails; to go on as if it were absent would hide what is there.
+    pub fn is_fetch_failure(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Io | ErrorKind::Transient | ErrorKind::Denied => true,
+            // Read once, and now another object.
+            ErrorKind::Changed
+            | ErrorKind::NotFound
+            | ErrorKind::Corrupt
+            | ErrorKind::WrongKey
+            | ErrorKind::Link
+            | ErrorKind::Unsupported
+            | ErrorKind::Invalid => false,
+        }
     }
 
     /// The object the error concerns, when known.

@@ -84,11 +84,12 @@ fn check_repository(store: &dyn Store, location: &Location) -> Result<()> {
     let entries = store
         .list(&StorePath::root())
         .with_context(|| format!("cannot list {}", store.describe()))?;
-    if entries
-        .iter()
-        .any(|e| e.name == MARK && e.kind == EntryKind::Dir)
-    {
-        return Ok(());
+    match entries.iter().find(|e| e.name == MARK).map(|e| e.kind) {
+        Some(EntryKind::Dir) => return Ok(()),
+        Some(EntryKind::Link(fault)) => {
+            return Err(fault.error(&StorePath::root().child(MARK)).into());
+        }
+        _ => {}
     }
     let mut message = format!(
         "{}: is this a Xen Orchestra backup repository? Expected a directory {MARK} in it",

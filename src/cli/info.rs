@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
+use super::ls::NAME_UNKNOWN;
 use super::output::{escape, human_size, print_json, to_stdout};
 use super::select;
 use super::storage_args::StorageArgs;
@@ -120,7 +121,7 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
 
 fn print_report(out: &mut dyn Write, report: &Report, with_chains: bool) -> Result<()> {
     let vm = &report.vm;
-    let name = vm.name.as_deref().unwrap_or("(name unknown)");
+    let name = vm.name.as_deref().unwrap_or(NAME_UNKNOWN);
     let points = vm.points.unwrap_or(0);
     writeln!(
         out,

@@ -69,7 +69,7 @@ pub(super) fn inspect(
             continue;
         }
         // Always the truth, never the hint.
-        let Some(point) = vm.vm.read_point(listed) else {
+        let Some(point) = vm.vm.report_point(listed) else {
             continue;
         };
         points.push(inspect_point(context, &point, only_disk));
@@ -159,8 +159,11 @@ fn merge_notes(store: &dyn Store, chain: &[LinkReport]) -> Vec<String> {
         let Ok(dir) = StorePath::new(&dir) else {
             continue;
         };
-        // What cannot be listed has been told of already: the images lie there.
-        for entry in store.list(&dir).unwrap_or_default() {
+        let entries = store.list(&dir).unwrap_or_else(|e| {
+            notes.push(format!("merges cannot be looked for: {e}"));
+            Vec::new()
+        });
+        for entry in entries {
             let Some(parent) = parent_of_merge_state(&entry.name) else {
                 continue;
             };
@@ -194,10 +197,13 @@ fn describe_merge(parent: &str, state: &MergeState) -> String {
 
 fn vm_notes(catalogue: &Catalogue, vm: &NamedVm) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Ok(folders) = catalogue.folders()
-        && folders.locked.contains(vm.vm.folder())
-    {
-        notes.push("locked: Xen Orchestra is working on this VM, or was interrupted".to_owned());
+    match catalogue.folders() {
+        Ok(folders) if folders.locked.contains(vm.vm.folder()) => {
+            notes
+                .push("locked: Xen Orchestra is working on this VM, or was interrupted".to_owned());
+        }
+        Ok(_) => {}
+        Err(e) => notes.push(format!("locks cannot be looked for: {e}")),
     }
     match CacheIndex::load(&**catalogue.store(), vm.vm.dir(), None) {
         Ok(None) => {}

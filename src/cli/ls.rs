@@ -15,7 +15,10 @@ use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, RestorePoint, date};
+use crate::repo::{Catalogue, DiskRecord, Listing, RestorePoint, date};
+
+/// Stands for a VM's name that cannot be told.
+pub(super) const NAME_UNKNOWN: &str = "(name unknown)";
 
 /// Cache for opening disks: they are not read.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -80,8 +83,8 @@ pub fn list(args: &Args, out: &mut dyn Write) -> Result<bool> {
 pub(super) struct VmRow {
     /// The VM's own name.
     pub name: Option<String>,
-    /// Its directory in the mount, below `vms/`.
-    pub folder: String,
+    /// Its directory in the mount, below `vms/`; `null` while its name cannot be fetched.
+    pub folder: Option<String>,
     pub uuid: String,
     /// How many restore points there are.
     pub points: Option<usize>,
@@ -102,7 +105,7 @@ fn vm_row_as(vm: &NamedVm, believe: bool) -> VmRow {
         (Err(e), _) => problems.push(format!("restore points cannot be listed: {e}")),
         (Ok(listing), Some(_)) if believe && vm.vm.is_newest_known(listing) => {}
         (Ok(listing), label) => {
-            let newest = listing.newest().and_then(|p| vm.vm.read_point(p));
+            let newest = listing.newest().and_then(|p| vm.vm.report_point(p));
             if let Some(newest) = newest.filter(|p| p.unreadable) {
                 let told = newest.problems.iter();
                 problems.extend(told.map(|p| format!("{}: {p}", newest.name)));
@@ -112,14 +115,28 @@ fn vm_row_as(vm: &NamedVm, believe: bool) -> VmRow {
         }
     }
     let listing = listing.ok();
+    if let Some(listing) = &listing {
+        problems.extend(link_problems(vm, listing));
+    }
     VmRow {
         name: vm.label.as_deref().map(str::to_owned),
-        folder: vm.name.clone(),
+        folder: (!vm.is_name_unknown).then(|| vm.name.clone()),
         uuid: vm.vm.folder().to_owned(),
         points: listing.as_ref().map(|l| l.points.len()),
         newest: listing.and_then(|l| l.newest().map(|p| p.name.clone())),
         problems,
     }
+}
+
+/// What a VM's directory has of links that are not followed, but for the newest restore point.
+fn link_problems(vm: &NamedVm, listing: &Listing) -> Vec<String> {
+    let older = listing.points.iter().rev().skip(1);
+    let points = older.filter_map(|p| Some((vm.vm.json_path(&p.name), p.link?)));
+    let others = listing.links.iter();
+    let others = others.map(|(name, fault)| (vm.vm.dir().child(name), *fault));
+    let all = points.chain(others);
+    all.map(|(path, fault)| fault.error(&path).to_string())
+        .collect()
 }
 
 fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bool> {
@@ -142,7 +159,9 @@ fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bo
         let mut table = Table::new(&["VM", "UUID", ">POINTS", "NEWEST", "PROBLEMS"]);
         for row in rows {
             table.row(vec![
-                row.name.unwrap_or_else(|| row.folder.clone()),
+                row.name
+                    .or(row.folder)
+                    .unwrap_or_else(|| NAME_UNKNOWN.to_owned()),
                 row.uuid,
                 row.points.map_or("?".into(), |p| p.to_string()),
                 row.newest.unwrap_or_default(),

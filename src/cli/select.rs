@@ -86,7 +86,8 @@ fn only<T>(found: Vec<T>, what: &str, text: &str, name: impl Fn(&T) -> &str) -> 
 /// fits decides.
 ///
 /// # Errors
-/// When there is none or more than one, with candidates.
+/// When there is none or more than one, with candidates; when it may be one whose name cannot be
+/// fetched.
 pub fn find_vm(catalogue: &Catalogue, text: &str) -> Result<NamedVm> {
     if let Some(vm) = catalogue.vm_by_name(text)? {
         return Ok(vm);
@@ -98,6 +99,9 @@ pub fn find_vm(catalogue: &Catalogue, text: &str) -> Result<NamedVm> {
         }
     }
     let vms = catalogue.vms()?;
+    if let Some(e) = vms.iter().find_map(|vm| vm.check_name().err()) {
+        bail!("which VM {text:?} is cannot be told (its uuid names it all the same): {e}");
+    }
     let with = |matches: &dyn Fn(&NamedVm) -> bool| -> Vec<NamedVm> {
         vms.iter().filter(|vm| matches(vm)).cloned().collect()
     };

@@ -30,7 +30,7 @@ pub(super) fn errno(error: &Error, doing: Doing) -> Errno {
     match (error.kind(), doing) {
         (_, Doing::Reading) => Errno::EIO,
         (ErrorKind::NotFound, Doing::Finding) => Errno::ENOENT,
-        (ErrorKind::Denied, _) => Errno::EACCES,
+        (ErrorKind::Denied | ErrorKind::Link, _) => Errno::EACCES,
         (ErrorKind::Unsupported, _) => Errno::EOPNOTSUPP,
         _ => Errno::EIO,
     }

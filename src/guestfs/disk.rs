@@ -11,7 +11,7 @@ use super::machine::Machine;
 use super::node::{GuestOptions, GuestTree};
 use super::pool::{Pool, Pooled};
 use super::root::{PROBLEM, RootDir, is_lasting, sealed};
-use super::siblings::{other_volumes, search};
+use super::siblings::{look_at, may_pass, other_volumes, search};
 use super::{is_readable, open_among, why_nothing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
@@ -94,7 +94,7 @@ pub fn disk_children(context: GuestContext, name: &str, disk: OpenDisk) -> Arc<d
 }
 
 /// The directory of the volume groups over the disks (`lvm/`). Disks that are gone or damaged count as missing;
-/// as long as one cannot be read for now, there is nothing to see.
+/// as long as one cannot be fetched, the directory cannot be listed.
 pub fn lvm_root(context: GuestContext) -> Arc<dyn Directory> {
     over_disks(context, Kind::Lvm)
 }
@@ -174,7 +174,9 @@ impl DiskDir {
         self.scanned.get(|| {
             let disk = (self.disk)()?;
             let mut problems = Vec::new();
-            let found = volume::scan_disk(&self.name, &disk, &mut problems)?;
+            let found = look_at(&disk, |disk| {
+                volume::scan_disk(&self.name, disk, &mut problems)
+            })?;
             self.context.machine.warn(&problems);
             self.context.machine.note(&found);
             let mut attributes = describe_disk(&found, &problems);
@@ -266,6 +268,17 @@ fn guest_tree(
         context.options,
         context.identity_of(&format!("{place}:files")),
     )
+}
+
+/// What a volume holds. One that is damaged at its start still has its raw file.
+///
+/// # Errors
+/// What kept it from being fetched.
+fn content_of(volume: &Arc<dyn ReadAt>) -> Result<Content> {
+    match volume::identify(&**volume) {
+        Err(error) if may_pass(&error) => Err(error),
+        content => Ok(content.unwrap_or(Content::Unknown)),
+    }
 }
 
 /// What is known of a volume, as attributes of its raw file.
@@ -466,7 +479,7 @@ impl OverDisks {
             add_problem(&mut attributes, found.problems.iter().map(in_words));
             let children = match self.kind {
                 Kind::Lvm => self.groups(found.groups),
-                Kind::Md => self.arrays(found.arrays),
+                Kind::Md => self.arrays(found.arrays)?,
             };
             Ok(Over {
                 children,
@@ -489,12 +502,11 @@ impl OverDisks {
         Children(children)
     }
 
-    fn arrays(&self, arrays: Vec<volume::md::Array>) -> Children {
+    fn arrays(&self, arrays: Vec<volume::md::Array>) -> Result<Children> {
         let mut children = Vec::new();
         for array in arrays {
             let place = format!("md/{}", array.name);
-            // What cannot be read at its start still has its raw file.
-            let content = volume::identify(&*array.volume).unwrap_or(Content::Unknown);
+            let content = content_of(&array.volume)?;
             let raw = Node::File(Arc::new(RawFile {
                 identity: Identity::Named(self.context.identity_of(&format!("{place}.raw"))),
                 time: self.context.time,
@@ -506,7 +518,7 @@ impl OverDisks {
             let inside = disk_children(self.context.clone(), &place, open);
             children.push((array.name, Node::Dir(inside)));
         }
-        Children(children)
+        Ok(Children(children))
     }
 }
 
@@ -567,8 +579,7 @@ impl GroupDir {
         self.volumes.get(|| {
             let mut children = Vec::new();
             for logical in &self.group.volumes {
-                // A volume that cannot be read at its start still has its raw file.
-                let content = volume::identify(&*logical.volume).unwrap_or(Content::Unknown);
+                let content = content_of(&logical.volume)?;
                 let place = format!("lvm/{}/{}", self.group.name, logical.name);
                 push_volume(
                     &self.context,

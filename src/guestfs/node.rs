@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use super::pool::Pooled;
+use super::siblings::may_pass;
 use super::{GuestAttr, GuestEntry, GuestInode};
 use crate::error::{Error, Result};
 use crate::io::ReadAt;
@@ -363,12 +364,12 @@ impl DirStream for GuestStream {
             }
             let kind = match entry.kind {
                 Some(kind) => kind,
-                // Listed all the same when its inode is damaged; looking it up says so.
-                None => self
-                    .tree
-                    .fs
-                    .with(|fs| fs.attr(entry.inode))
-                    .map_or(NodeKind::File, |attr| attr.kind),
+                None => match self.tree.fs.with(|fs| fs.attr(entry.inode)) {
+                    Ok(attr) => attr.kind,
+                    Err(error) if may_pass(&error) => return Err(error),
+                    // Listed all the same when its inode is damaged; looking it up says so.
+                    Err(_) => NodeKind::File,
+                },
             };
             return Ok(Some(DirEntry {
                 name,

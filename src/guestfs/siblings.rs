@@ -12,10 +12,11 @@ use crate::volume::{Content, PlacedVolume, find_all};
 
 /// Whether a failure says nothing about what is on a disk: another time it may be read.
 pub(super) fn may_pass(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Transient | ErrorKind::Changed)
+    error.is_fetch_failure() || error.kind() == ErrorKind::Changed
 }
 
-/// What `look` finds on all disks. A disk that is damaged or gone counts as missing, with a warning.
+/// What `look` finds on all disks. A disk that is damaged or gone counts as missing, with a warning; one
+/// that cannot be fetched does not.
 ///
 /// # Errors
 /// What kept a disk from being searched, if that may pass. Without it, what is found could be in an older state
@@ -28,16 +29,30 @@ pub(super) fn search<T>(
     let mut opened: Vec<PlacedVolume> = Vec::new();
     for (name, open) in disks {
         match open() {
-            Ok(disk) => {
-                let passing = passing.clone();
-                opened.push((name.clone(), Arc::new(Watched { disk, passing })));
-            }
+            Ok(disk) => opened.push((name.clone(), Watched::over(disk, &passing))),
             Err(error) if may_pass(&error) => return Err(error),
             Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
         }
     }
     let found = look(&opened);
-    match lock(&passing).take() {
+    check(&passing, found)
+}
+
+/// What `look` finds in a volume.
+///
+/// # Errors
+/// What `look` gives; or else the first failure to read that may pass, whatever was made of it.
+pub(super) fn look_at<T>(
+    volume: &Arc<dyn ReadAt>,
+    look: impl FnOnce(&Arc<dyn ReadAt>) -> Result<T>,
+) -> Result<T> {
+    let passing: Passing = Arc::default();
+    let found = look(&Watched::over(volume.clone(), &passing))?;
+    check(&passing, found)
+}
+
+fn check<T>(passing: &Passing, found: T) -> Result<T> {
+    match lock(passing).take() {
         Some(error) => Err(error),
         None => Ok(found),
     }
@@ -74,6 +89,11 @@ struct Watched {
 }
 
 impl Watched {
+    fn over(disk: Arc<dyn ReadAt>, passing: &Passing) -> Arc<dyn ReadAt> {
+        let passing = passing.clone();
+        Arc::new(Watched { disk, passing })
+    }
+
     fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
             && may_pass(error)

@@ -347,7 +347,10 @@ impl Chain {
     }
 
     /// The image to which a merge has moved a missing block of the image at `link`.
-    fn merge_target(&self, store: &dyn Store, link: usize) -> Option<&ChainLink> {
+    ///
+    /// # Errors
+    /// What kept the state of a merge from being fetched.
+    fn merge_target(&self, store: &dyn Store, link: usize) -> Result<Option<&ChainLink>> {
         let child = &self.links[link].found.path;
         let below = &self.links[link + 1..];
         let is_target = |merge: &Merge, at: usize| {
@@ -356,20 +359,18 @@ impl Chain {
                 && target.image().block_size() == self.links[link].image().block_size()
                 && merge.concerns(&target.found.path, child, at == 0)
         };
-        (0..below.len())
-            .find(|&at| {
-                // The state as it was when the chain was linked, or as it is now: a merge may have
-                // begun since.
-                self.merges.iter().any(|m| is_target(m, at))
-            })
-            .or_else(|| {
-                (0..below.len()).find(|&at| {
-                    current_merges(store, &below[at].found.path)
-                        .iter()
-                        .any(|m| is_target(m, at))
-                })
-            })
-            .map(|at| &below[at])
+        // The state as it was when the chain was linked, or as it is now: a merge may have begun since.
+        let known = (0..below.len()).find(|&at| self.merges.iter().any(|m| is_target(m, at)));
+        if let Some(at) = known {
+            return Ok(Some(&below[at]));
+        }
+        for (at, link) in below.iter().enumerate() {
+            let merges = current_merges(store, &link.found.path)?;
+            if merges.iter().any(|m| is_target(m, at)) {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
     }
 
     fn fetch_moved(
@@ -379,7 +380,7 @@ impl Chain {
         block: u64,
         missing: Error,
     ) -> Result<Fetched> {
-        let Some(target) = self.merge_target(store, link) else {
+        let Some(target) = self.merge_target(store, link)? else {
             return Err(missing);
         };
         target.image().fetch_moved(self.links[link].image(), block)

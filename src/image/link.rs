@@ -48,14 +48,17 @@ impl Merge {
     }
 }
 
-/// The merges that the state files of a directory tell of. Unreadable ones are reported, not
-/// followed: without them a moved block is an error, never a guess.
+/// The merges that the state files of a directory tell of. Damaged ones are reported, not followed:
+/// without them a moved block is an error, never a guess.
+///
+/// # Errors
+/// What kept one from being fetched.
 pub(super) fn merges_of(
     store: &dyn Store,
     dir: &StorePath,
     names: &[String],
     problems: &mut Vec<String>,
-) -> Vec<Merge> {
+) -> Result<Vec<Merge>> {
     let mut merges = Vec::new();
     for name in names {
         let Some(parent) = parent_of_merge_state(name) else {
@@ -69,10 +72,11 @@ pub(super) fn merges_of(
         match parsed {
             Ok(merge) => merges.push(merge),
             Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) if e.is_fetch_failure() => return Err(e),
             Err(e) => problems.push(format!("merge state cannot be used: {e}")),
         }
     }
-    merges
+    Ok(merges)
 }
 
 fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
@@ -107,8 +111,9 @@ struct DirIndex {
 /// Links the chain whose youngest image is at `path`; `guard` vouches for that.
 ///
 /// # Errors
-/// When the youngest image cannot be opened. Anything that is wrong further down ends the chain
-/// there and is kept in it.
+/// When the youngest image cannot be opened, and when anything cannot be fetched: the chain could then
+/// be another one than it is. What is wrong with images further down ends the chain there and is kept
+/// in it.
 pub(super) fn link(
     registry: &Registry,
     store: &Arc<dyn Store>,
@@ -128,7 +133,7 @@ pub(super) fn link(
         listings: HashMap::new(),
         leads_out: false,
     };
-    linker.learn_dir(&path.parent());
+    linker.learn_dir(&path.parent())?;
     let mut links = vec![linker.open_youngest(path)?];
     let mut broken = None;
     while links[links.len() - 1].found.image.is_differencing() {
@@ -145,6 +150,7 @@ pub(super) fn link(
                 }
                 links.push(parent);
             }
+            Err(e) if e.is_fetch_failure() => return Err(e),
             Err(e) => {
                 broken = Some(e);
                 break;
@@ -191,15 +197,22 @@ enum Ask {
 
 impl Linker<'_> {
     /// Lists a directory of images once and learns of its merges.
-    fn learn_dir(&mut self, dir: &StorePath) {
+    ///
+    /// # Errors
+    /// What kept the directory, or the state of a merge, from being fetched.
+    fn learn_dir(&mut self, dir: &StorePath) -> Result<()> {
         if self.dirs.contains_key(dir) {
-            return;
+            return Ok(());
         }
-        let entries = self.store.list(dir).unwrap_or_else(|e| {
-            self.problems
-                .push(format!("images beside it cannot be listed: {e}"));
-            Vec::new()
-        });
+        let entries = match self.store.list(dir) {
+            Ok(entries) => entries,
+            Err(e) if e.is_fetch_failure() => return Err(e),
+            Err(e) => {
+                self.problems
+                    .push(format!("images beside it cannot be listed: {e}"));
+                Vec::new()
+            }
+        };
         let known = |e: &Entry| Some((e.name.clone(), e.meta?));
         let metas: HashMap<String, Meta> = entries.iter().filter_map(known).collect();
         let heard = Instant::now();
@@ -211,7 +224,7 @@ impl Linker<'_> {
             .filter(|e| e.kind == EntryKind::File || is_vhd_name(&e.name))
             .map(|e| e.name)
             .collect();
-        let merges = merges_of(self.store.as_ref(), dir, &names, &mut self.problems);
+        let merges = merges_of(self.store.as_ref(), dir, &names, &mut self.problems)?;
         self.merges.extend(merges);
         self.dirs.insert(
             dir.clone(),
@@ -221,6 +234,7 @@ impl Linker<'_> {
                 by_uuid: None,
             },
         );
+        Ok(())
     }
 
     /// What the listing of its directory told of a file.
@@ -281,6 +295,7 @@ impl Linker<'_> {
     fn open_youngest(&mut self, path: &StorePath) -> Result<ChainLink> {
         let error = match self.open(path) {
             Ok(found) => return Ok(ChainLink::new(found)),
+            Err(e) if e.is_fetch_failure() => return Err(e),
             Err(e) => e,
         };
         for merge in &self.merges {
@@ -292,7 +307,7 @@ impl Linker<'_> {
                 Some(uuid) => uuid == target.image.uuid(),
                 None => merge.in_cleanup && error.kind() == ErrorKind::NotFound,
             };
-            if let Ok(target) = self.open_one(&merge.target)
+            if let Some(target) = fetched(self.open_one(&merge.target))?
                 && is_child(&target)
             {
                 let mut link = ChainLink::new(target);
@@ -319,27 +334,32 @@ impl Linker<'_> {
                 if header.parent_unicode_name.is_empty() || path == child.path {
                     return Err(Error::corrupt("names no parent"));
                 }
-                self.learn_dir(&path.parent());
+                self.learn_dir(&path.parent())?;
                 self.open(&path)
             })
             .and_then(|parent| self.accept(links, parent, wanted));
         let not_by_name = match by_name {
             Ok(link) => return self.check_loop(links, link),
+            Err(e) if e.is_fetch_failure() => return Err(e),
             Err(e) => e,
         };
-        if let Some(link) = self.merged_ancestor(child) {
+        if let Some(link) = self.merged_ancestor(child)? {
             return self.check_loop(links, link);
         }
         let (by_other_name, dirs) = self.by_other_names(child, wanted);
         let not_by_name = match by_other_name {
             Some(Ok(link)) => return self.check_loop(links, link),
+            Some(Err(e)) if e.is_fetch_failure() => return Err(e),
             Some(Err(e)) => e,
             None => not_by_name,
         };
-        let beside = [&dir].into_iter().chain(&dirs);
-        let found = beside
-            .filter_map(|dir| self.by_uuid(dir, wanted, &child.image))
-            .next();
+        let mut found = None;
+        for dir in [&dir].into_iter().chain(&dirs) {
+            found = self.by_uuid(dir, wanted, &child.image)?;
+            if found.is_some() {
+                break;
+            }
+        }
         match found {
             Some(found) => {
                 let mut link = ChainLink::new(found);
@@ -349,17 +369,10 @@ impl Linker<'_> {
                 ));
                 self.check_loop(links, link)
             }
-            None => Err(Error::new(
-                if not_by_name.kind() == ErrorKind::Transient {
-                    ErrorKind::Transient
-                } else {
-                    ErrorKind::Corrupt
-                },
-                format!(
-                    "its parent {:?} ({wanted}) cannot be used: {not_by_name}",
-                    header.parent_unicode_name
-                ),
-            )
+            None => Err(Error::corrupt(format!(
+                "its parent {:?} ({wanted}) cannot be used: {not_by_name}",
+                header.parent_unicode_name
+            ))
             .with_object(&child.path)
             .with_source(not_by_name)),
         }
@@ -379,6 +392,7 @@ impl Linker<'_> {
         let mut error = None;
         match child.image.locator_names() {
             Ok(more) => names.extend(more),
+            Err(e) if e.is_fetch_failure() => return (Some(Err(e)), Vec::new()),
             Err(e) => error = Some(e),
         }
         let mut paths: Vec<String> = names
@@ -398,6 +412,7 @@ impl Linker<'_> {
             let found = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
+                Err(e) if e.is_fetch_failure() => return (Some(Err(e)), dirs),
                 Err(e) => {
                     error = Some(e);
                     continue;
@@ -421,6 +436,7 @@ impl Linker<'_> {
                     let what = format!("has uuid {}", other.image.uuid());
                     error = Some(Error::corrupt(what).with_object(&found));
                 }
+                Err(e) if e.is_fetch_failure() => return (Some(Err(e)), dirs),
                 Err(e) => error = Some(e),
             }
         }
@@ -505,36 +521,55 @@ impl Linker<'_> {
                 "already carries its child's uuid: their merge is finished but for its cleanup"
                     .into(),
             );
-            link.replaces_child = child.image.load_table().is_err();
+            link.replaces_child = fetched(child.image.load_table())?.is_none();
             return Ok(link);
         }
         Err(Error::corrupt(format!("has uuid {found}")).with_object(&parent.path))
     }
 
     /// The target of a finished merge of `child`, when the images between them are removed already.
-    fn merged_ancestor(&self, child: &Found) -> Option<ChainLink> {
-        let mut concerned = self
+    fn merged_ancestor(&self, child: &Found) -> Result<Option<ChainLink>> {
+        let concerned = self
             .merges
             .iter()
             .filter(|m| m.children.last() == Some(&child.path));
-        let target = concerned.find_map(|m| self.open_one(&m.target).ok())?;
+        let mut target = None;
+        for merge in concerned {
+            target = fetched(self.open_one(&merge.target))?;
+            if target.is_some() {
+                break;
+            }
+        }
+        let Some(target) = target else {
+            return Ok(None);
+        };
         if target.image.uuid() != child.image.uuid() || target.image.id == child.image.id {
-            return None;
+            return Ok(None);
         }
         let mut link = ChainLink::new(target);
         link.notes
             .push("the images merged into it together with its child are removed already".into());
-        link.replaces_child = child.image.load_table().is_err();
-        Some(link)
+        link.replaces_child = fetched(child.image.load_table())?.is_none();
+        Ok(Some(link))
     }
 
     /// The one image of the directory with this uuid.
-    fn by_uuid(&mut self, dir: &StorePath, wanted: Uuid, child: &Arc<Image>) -> Option<Found> {
-        self.learn_dir(dir);
+    ///
+    /// # Errors
+    /// What kept an image of the directory from being fetched: it could have this uuid.
+    fn by_uuid(
+        &mut self,
+        dir: &StorePath,
+        wanted: Uuid,
+        child: &Arc<Image>,
+    ) -> Result<Option<Found>> {
+        self.learn_dir(dir)?;
         let (registry, store) = (self.registry, self.store);
-        let index = self.dirs.get_mut(dir)?;
+        let Some(index) = self.dirs.get_mut(dir) else {
+            return Ok(None);
+        };
         let (names, metas) = (&index.names, &index.metas);
-        let by_uuid = index.by_uuid.get_or_insert_with(|| {
+        if index.by_uuid.is_none() {
             let images: Vec<StorePath> = names
                 .iter()
                 .filter(|name| is_vhd_name(name))
@@ -545,16 +580,20 @@ impl Linker<'_> {
                 registry.open(path, metas.get(path.file_name()))
             });
             let mut map: HashMap<Uuid, Vec<Found>> = HashMap::new();
-            for found in found.into_iter().flatten() {
+            for found in found {
+                let Some(found) = fetched(found)? else {
+                    continue;
+                };
                 let same = map.entry(found.image.uuid()).or_default();
                 // Two aliases of one directory are one image.
                 if !same.iter().any(|f| f.image.id == found.image.id) {
                     same.push(found);
                 }
             }
-            map
-        });
-        match by_uuid.get(&wanted).map(Vec::as_slice) {
+            index.by_uuid = Some(map);
+        }
+        let of_uuid = index.by_uuid.as_ref().and_then(|map| map.get(&wanted));
+        Ok(match of_uuid.map(Vec::as_slice) {
             Some([one]) if one.image.id != child.id => Some(one.clone()),
             Some([_, _, ..]) => {
                 self.problems.push(format!(
@@ -563,7 +602,7 @@ impl Linker<'_> {
                 None
             }
             _ => None,
-        }
+        })
     }
 
     fn check_loop(&self, links: &[ChainLink], link: ChainLink) -> Result<ChainLink> {
@@ -580,8 +619,23 @@ impl Linker<'_> {
     }
 }
 
+/// What was fetched, `None` when it is damaged or not there.
+///
+/// # Errors
+/// What kept it from being fetched.
+fn fetched<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_fetch_failure() => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
 /// The merge state of the directory of `child` as it is now, for a block that is missing.
-pub(super) fn current_merges(store: &dyn Store, target: &StorePath) -> Vec<Merge> {
+///
+/// # Errors
+/// What kept it from being fetched.
+pub(super) fn current_merges(store: &dyn Store, target: &StorePath) -> Result<Vec<Merge>> {
     let dir = target.parent();
     let name = merge_state_file_name(target.file_name());
     merges_of(store, &dir, &[name], &mut Vec::new())

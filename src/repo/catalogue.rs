@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,22 @@ pub struct NamedVm {
     pub vm: Arc<Vm>,
     /// Why its restore points cannot be listed.
     pub problem: Option<Error>,
+    /// Whether the name is not known, for that reason: `name` must then be shown to nobody, because
+    /// under it the VM would pass for another one.
+    pub is_name_unknown: bool,
+}
+
+impl NamedVm {
+    /// Fails when the name is not known.
+    ///
+    /// # Errors
+    /// What kept it from being fetched.
+    pub fn check_name(&self) -> Result<()> {
+        match &self.problem {
+            Some(e) if self.is_name_unknown => Err(e.clone()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Something to find out about a VM.
@@ -121,12 +138,19 @@ impl Catalogue {
             if let Some(locked) = layout::locked_folder(&entry.name) {
                 folders.locked.insert(locked.to_owned());
             }
-            if entry.kind != EntryKind::Dir || !layout::is_vm_folder(&entry.name) {
+            let link = match entry.kind {
+                EntryKind::Dir => None,
+                EntryKind::Link(fault) => Some(fault),
+                EntryKind::File => continue,
+            };
+            if !layout::is_vm_folder(&entry.name) {
                 continue;
             }
             *ids.entry(naming::short_id(&entry.name)).or_default() += 1;
             let vm = known.as_ref().and_then(|k| k.vms.get(&entry.name)).cloned();
-            let vm = vm.unwrap_or_else(|| Arc::new(Vm::new(self.shared.clone(), &entry.name)));
+            let vm = vm.filter(|vm| vm.link() == link);
+            let make = || Arc::new(Vm::new(self.shared.clone(), &entry.name, link));
+            let vm = vm.unwrap_or_else(make);
             folders.vms.insert(entry.name, vm);
         }
         folders.shared_ids = ids
@@ -145,6 +169,11 @@ impl Catalogue {
     /// here; otherwise a share that is not mounted would look like an empty repository.
     fn check_is_repository(&self) -> Result<()> {
         let root = self.shared.store.list(&StorePath::root())?;
+        for entry in &root {
+            if let (VM_BACKUPS, EntryKind::Link(fault)) = (entry.name.as_str(), entry.kind) {
+                return Err(fault.error(&StorePath::root().child(VM_BACKUPS)));
+            }
+        }
         if root
             .iter()
             .any(|e| REPOSITORY_MARKERS.contains(&e.name.as_str()))
@@ -166,8 +195,9 @@ impl Catalogue {
         Err(Error::new(ErrorKind::NotFound, message).with_object(self.shared.store.describe()))
     }
 
-    /// Names a VM of `folders`; `None` when it has no restore points. A VM that cannot be listed is
-    /// named by its id alone and says why: it is not "nothing there".
+    /// Names a VM of `folders`; `None` when it has no restore points. A VM that cannot be listed says
+    /// why: it is not "nothing there". It keeps the name that it had; one whose name was not known has
+    /// none (see [`NamedVm::is_name_unknown`]), unless it is a link that is not followed.
     pub fn name_vm(&self, folders: &Folders, vm: &Arc<Vm>) -> Option<NamedVm> {
         let (label, problem) = match vm.label() {
             Ok(Some(label)) => (Some(label), None),
@@ -176,7 +206,7 @@ impl Catalogue {
                 Ok(_) => (None, None),
                 Err(e) => (None, Some(e)),
             },
-            Err(e) => (None, Some(e)),
+            Err(e) => (vm.last_label(), Some(e)),
         };
         if problem
             .as_ref()
@@ -184,15 +214,18 @@ impl Catalogue {
         {
             return None;
         }
-        if let Some(e) = &problem {
+        let was_reported = vm.is_reported.swap(problem.is_some(), Relaxed);
+        if let Some(e) = problem.as_ref().filter(|_| !was_reported) {
             tracing::warn!("cannot list a VM's restore points: {e}");
         }
+        let is_name_unknown = problem.is_some() && label.is_none() && vm.link().is_none();
         let unique = !folders.shared_ids.contains(&naming::short_id(vm.folder()));
         Some(NamedVm {
             name: naming::vm_folder_name(label.as_deref(), vm.folder(), unique),
             label,
             vm: vm.clone(),
             problem,
+            is_name_unknown,
         })
     }
 
@@ -236,7 +269,7 @@ impl Catalogue {
     /// The VM with this name in the mount. Looks at no other VM than those with its id.
     ///
     /// # Errors
-    /// When the VM directories cannot be listed.
+    /// When the VM directories cannot be listed, or the name of one that it may be is not known.
     pub fn vm_by_name(&self, name: &str) -> Result<Option<NamedVm>> {
         let Some(id) = naming::id_of_vm_folder_name(name) else {
             return Ok(None);
@@ -247,10 +280,16 @@ impl Catalogue {
             let folder = vm.folder();
             folder.starts_with(id) || !folder.starts_with(&naming::short_id(folder))
         });
-        Ok(candidates
-            .inspect(|vm| vm.ask_both())
-            .filter_map(|vm| self.name_vm(&folders, vm))
-            .find(|vm| vm.name == name))
+        let mut unknown = None;
+        for vm in candidates {
+            vm.ask_both();
+            match self.name_vm(&folders, vm) {
+                Some(vm) if vm.is_name_unknown => unknown = vm.problem,
+                Some(vm) if vm.name == name => return Ok(Some(vm)),
+                _ => {}
+            }
+        }
+        unknown.map_or(Ok(None), Err)
     }
 
     /// The VM of this directory name (its uuid), when it has restore points.

@@ -1,5 +1,6 @@
 //! One VM's directory: its restore points and its name, re-checked when they may have changed.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,9 +11,9 @@ use super::cache_index::CacheIndex;
 use super::layout::{self, CACHE_FILE, MAX_METADATA_BYTES};
 use super::metadata::RestorePoint;
 use super::{json, naming};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{EntryKind, Meta, Store, StorePath, Version};
+use crate::store::{EntryKind, LinkFault, Meta, Store, StorePath, Version};
 
 /// Memory for parsed metadata, in bytes, over all VMs.
 const METADATA_CACHE_BYTES: u64 = 16 << 20;
@@ -53,6 +54,8 @@ pub struct PointRef {
     /// The date name.
     pub name: String,
     meta: OnceLock<Meta>,
+    /// The metadata file is a symbolic link that is not followed.
+    pub link: Option<LinkFault>,
 }
 
 /// The restore points of a VM at one moment.
@@ -64,6 +67,8 @@ pub struct Listing {
     pub points: Vec<PointRef>,
     /// Whether there is a `cache.json.gz`, and its state where the listing tells it.
     index: Option<Option<Meta>>,
+    /// Symbolic links in the directory that are not followed, besides those that stand for points.
+    pub links: Vec<(String, LinkFault)>,
 }
 
 impl Listing {
@@ -110,20 +115,29 @@ pub struct Vm {
     shared: Arc<Shared>,
     folder: String,
     dir: StorePath,
+    /// The directory is a symbolic link that is not followed.
+    link: Option<LinkFault>,
     listing: Mutex<Option<Arc<Listing>>>,
     label: Mutex<Option<Label>>,
+    /// What [`Self::label`] told last.
+    last_label: Mutex<Option<Arc<str>>>,
+    /// Whether it has been said that the VM cannot be listed.
+    pub(super) is_reported: AtomicBool,
     /// What `cache.json.gz` told last.
     hint: Mutex<Option<Hint>>,
 }
 
 impl Vm {
-    pub(super) fn new(shared: Arc<Shared>, folder: &str) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, folder: &str, link: Option<LinkFault>) -> Self {
         Vm {
             shared,
             folder: folder.to_owned(),
             dir: StorePath::root().child(layout::VM_BACKUPS).child(folder),
+            link,
             listing: Mutex::new(None),
             label: Mutex::new(None),
+            last_label: Mutex::new(None),
+            is_reported: AtomicBool::new(false),
             hint: Mutex::new(None),
         }
     }
@@ -138,12 +152,20 @@ impl Vm {
         &self.dir
     }
 
+    /// Why the directory is not entered, where it is a symbolic link that is not followed.
+    pub fn link(&self) -> Option<LinkFault> {
+        self.link
+    }
+
     /// The restore points there are now (or were, at most the catalogue's `max_age` ago).
     ///
     /// # Errors
     /// As the storage says; `NotFound` when the directory is gone. A failed listing is never an
     /// empty one.
     pub fn listing(&self) -> Result<Arc<Listing>> {
+        if let Some(link) = self.link {
+            return Err(link.error(&self.dir));
+        }
         if let Some(known) = self.known_listing()
             && known.at.elapsed() < self.shared.max_age
         {
@@ -153,20 +175,34 @@ impl Vm {
         let entries = self.shared.store.list(&self.dir)?;
         let index = entries.iter().find(|e| e.name == CACHE_FILE);
         let index = index.map(|e| e.meta);
-        let mut points: Vec<PointRef> = entries
-            .into_iter()
-            .filter(|e| e.kind == EntryKind::File)
-            .filter_map(|e| {
-                Some(PointRef {
-                    name: layout::point_of_file(&e.name)?.to_owned(),
-                    meta: e.meta.map_or_else(OnceLock::new, OnceLock::from),
-                })
-            })
-            .collect();
+        let mut points = Vec::new();
+        let mut links = Vec::new();
+        for entry in entries {
+            let link = match entry.kind {
+                EntryKind::Dir => continue,
+                EntryKind::File => None,
+                EntryKind::Link(fault) => Some(fault),
+            };
+            match (layout::point_of_file(&entry.name), link) {
+                (Some(name), link) => points.push(PointRef {
+                    name: name.to_owned(),
+                    meta: entry.meta.map_or_else(OnceLock::new, OnceLock::from),
+                    link,
+                }),
+                (None, Some(fault)) => links.push((entry.name, fault)),
+                (None, None) => {}
+            }
+        }
+        links.sort_by(|a, b| a.0.cmp(&b.0));
         points.sort_by(|a, b| a.name.cmp(&b.name));
         points.dedup_by(|a, b| a.name == b.name);
         points.shrink_to_fit();
-        let listing = Arc::new(Listing { at, points, index });
+        let listing = Arc::new(Listing {
+            at,
+            points,
+            index,
+            links,
+        });
         let mut known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         // A slower listing that was begun earlier must not overwrite a newer one.
         if known.as_ref().is_none_or(|k| k.at <= at) {
@@ -262,33 +298,39 @@ impl Vm {
         }
     }
 
-    /// A restore point by its date name, `None` when there is none. What is wrong with its metadata
-    /// is told by the point itself.
+    /// A restore point by its date name, `None` when there is none.
     ///
     /// # Errors
-    /// When the VM's directory cannot be listed.
+    /// When the VM's directory cannot be listed; otherwise as [`Self::read_point`].
     pub fn point(&self, name: &str) -> Result<Option<Arc<RestorePoint>>> {
         match self.listing()?.find(name) {
-            Some(point) => Ok(self.read_point(point)),
+            Some(point) => self.read_point(point),
             None => Ok(None),
         }
     }
 
-    /// Reads the metadata of a listed point; `None` when it is gone meanwhile.
-    pub fn read_point(&self, point: &PointRef) -> Option<Arc<RestorePoint>> {
-        let unreadable = |problem: String| {
-            let meta = point.meta.get().copied();
-            let point = RestorePoint::unreadable(&self.dir, &point.name, meta, problem);
-            Some(Arc::new(point))
-        };
+    /// Reads the metadata of a listed point; `None` when it is gone meanwhile. Metadata that was read
+    /// and is damaged makes a point that says so.
+    ///
+    /// # Errors
+    /// What kept the metadata from being fetched: which disks there are is then not known.
+    pub fn read_point(&self, point: &PointRef) -> Result<Option<Arc<RestorePoint>>> {
         let path = self.json_path(&point.name);
-        let meta = match self.point_meta(point) {
-            Ok(meta) => meta?,
-            Err(e) => return unreadable(format!("metadata cannot be read: {e}")),
+        if let Some(link) = point.link {
+            return Err(link.error(&path));
+        }
+        let unreadable = |e: Error| {
+            let meta = point.meta.get().copied();
+            let problem = format!("metadata cannot be read: {e}");
+            let point = RestorePoint::unreadable(&self.dir, &point.name, meta, problem);
+            Ok(Some(Arc::new(point)))
+        };
+        let Some(meta) = self.point_meta(point)? else {
+            return Ok(None);
         };
         let key = (path, meta.version);
         if let Some(known) = self.shared.metadata.get(&key) {
-            return Some(known);
+            return Ok(Some(known));
         }
         let read = |listed| self.read_json(&point.name, listed);
         let damaged = |read: &Result<(RestorePoint, Meta)>| match read {
@@ -305,14 +347,25 @@ impl Vm {
                 let point = Arc::new(point);
                 let key = (key.0, meta.version);
                 self.shared.metadata.insert(key, point.clone());
-                Some(point)
+                Ok(Some(point))
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.forget_listing();
-                None
+                Ok(None)
             }
-            Err(e) => unreadable(format!("metadata cannot be read: {e}")),
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::WrongKey) => unreadable(e),
+            Err(e) => Err(e),
         }
+    }
+
+    /// [`Self::read_point`] for a report, which goes on and tells of what cannot be fetched.
+    pub fn report_point(&self, point: &PointRef) -> Option<Arc<RestorePoint>> {
+        self.read_point(point).unwrap_or_else(|e| {
+            let meta = point.meta.get().copied();
+            let problem = format!("metadata cannot be fetched: {e}");
+            let point = RestorePoint::unreadable(&self.dir, &point.name, meta, problem);
+            Some(Arc::new(point))
+        })
     }
 
     /// Whether reading the metadata again would give the same, as long as it is not rewritten.
@@ -324,8 +377,8 @@ impl Vm {
         !point.unreadable || point.json_meta.is_some_and(kept)
     }
 
-    /// The metadata of all restore points, oldest first. On remote storage `cache.json.gz` saves a
-    /// request per point where it is as new as the point.
+    /// The metadata of all restore points, oldest first, for a report: see [`Self::report_point`]. On
+    /// remote storage `cache.json.gz` saves a request per point where it is as new as the point.
     ///
     /// # Errors
     /// When the VM's directory cannot be listed.
@@ -355,7 +408,7 @@ impl Vm {
                     })
                 })
             };
-            hint().or_else(|| self.read_point(point))
+            hint().or_else(|| self.report_point(point))
         });
         Ok(points.into_iter().flatten().collect())
     }
@@ -365,7 +418,7 @@ impl Vm {
     /// known, and then believed as long as a listing is, also when the VM is listed meanwhile: a
     /// name must not change under somebody who is just entering the directory.
     fn hint(&self) -> Option<Hint> {
-        if !self.shared.store.traits().remote {
+        if !self.shared.store.traits().remote || self.link.is_some() {
             return None;
         }
         let known = || self.hint.lock().unwrap_or_else(PoisonError::into_inner);
@@ -449,23 +502,42 @@ impl Vm {
     /// not for finding the point.
     ///
     /// # Errors
-    /// As [`Self::listing`].
+    /// As [`Self::listing`], when no earlier listing is known either.
     pub fn newest_date(&self) -> Result<Option<Arc<str>>> {
         if !self.is_listed()
             && let Some(hint) = self.hint()
         {
             return Ok(Some(hint.newest));
         }
-        let listing = self.listing()?;
+        let listing = self.listing().or_else(|e| self.known_listing().ok_or(e))?;
         Ok(listing.newest().map(|p| Arc::from(p.name.as_str())))
     }
 
-    /// The VM's name: that of its newest restore point whose metadata can be read. `None` when none
-    /// can or there is none. On remote storage `cache.json.gz` may be believed.
+    /// The VM's name: that of its newest restore point whose metadata is sound. `None` when none is
+    /// or there is none. On remote storage `cache.json.gz` may be believed.
     ///
     /// # Errors
-    /// When the VM's directory cannot be listed.
+    /// When the VM's directory cannot be listed, or metadata on the way to the name cannot be fetched.
     pub fn label(&self) -> Result<Option<Arc<str>>> {
+        let label = self.find_label()?;
+        let mut last = self
+            .last_label
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.clone_from(&label);
+        Ok(label)
+    }
+
+    /// What [`Self::label`] told when it last could.
+    pub fn last_label(&self) -> Option<Arc<str>> {
+        let last = self
+            .last_label
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    fn find_label(&self) -> Result<Option<Arc<str>>> {
         if let Some(hint) = self.hint() {
             return Ok(Some(hint.text));
         }
@@ -473,7 +545,10 @@ impl Vm {
         let Some(newest) = listing.newest() else {
             return Ok(None);
         };
-        let version = self.point_meta(newest).ok().flatten().map(|m| m.version);
+        let version = match newest.link {
+            Some(_) => None,
+            None => self.point_meta(newest)?.map(|m| m.version),
+        };
         if let Some(known) = &*self.label.lock().unwrap_or_else(PoisonError::into_inner)
             && known.point == newest.name
             && Some(known.version) == version
@@ -483,8 +558,9 @@ impl Vm {
         let mut text = None;
         // A point that could not be read for a passing reason must be asked again.
         let mut settled = true;
-        for point in listing.points.iter().rev().take(MAX_NAME_TRIES) {
-            let read = self.read_point(point);
+        let points = listing.points.iter().rev().filter(|p| p.link.is_none());
+        for point in points.take(MAX_NAME_TRIES) {
+            let read = self.read_point(point)?;
             settled &= read.as_ref().is_some_and(|p| self.is_settled(p));
             let name = read.and_then(|p| p.vm_name.clone());
             // No more of it than a file name takes is ever shown; a repository has many VMs.

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use rustix::fs::{self as rfs, Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
+use super::{
+    Entry, EntryKind, LinkFault, Meta, Store, StorePath, StoreTraits, StoredFile, Version,
+};
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
@@ -92,6 +94,10 @@ impl LocalStore {
     }
 
     fn open_at(&self, path: &StorePath, flags: OFlags) -> Result<OwnedFd> {
+        self.try_open(path, flags).map_err(|e| e.at(path))
+    }
+
+    fn try_open(&self, path: &StorePath, flags: OFlags) -> Result<OwnedFd, OpenFault> {
         let name = if path.as_str().is_empty() {
             "."
         } else {
@@ -104,15 +110,16 @@ impl LocalStore {
             flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
         }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = loop {
+        loop {
             match rfs::openat2(&self.root, name, flags, Mode::empty(), resolve) {
                 // AGAIN: a rename elsewhere raced with the resolution of "..".
                 Err(Errno::AGAIN | Errno::INTR) => continue,
-                Err(Errno::NOSYS) => break open_component_wise(&self.root, path, flags),
-                other => break other,
+                Err(Errno::NOSYS) => return open_component_wise(&self.root, path, flags),
+                Err(Errno::XDEV) => return Err(OpenFault::Link(LinkFault::Outside)),
+                Err(Errno::LOOP) => return Err(OpenFault::Link(LinkFault::Loop)),
+                other => return other.map_err(OpenFault::Os),
             }
-        };
-        opened.map_err(|e| path_error(e, path))
+        }
     }
 
     fn open_file(&self, path: &StorePath) -> Result<(std::fs::File, Meta)> {
@@ -124,43 +131,100 @@ impl LocalStore {
         Ok((std::fs::File::from(fd), meta_of(&stat)))
     }
 
-    /// The kind of an entry whose directory record does not tell it (links, old file systems).
-    fn kind_by_stat(&self, path: &StorePath) -> Option<EntryKind> {
-        let fd = self.open_at(path, OFlags::PATH).ok()?;
-        match FileType::from_raw_mode(rfs::fstat(&fd).ok()?.st_mode) {
-            FileType::RegularFile => Some(EntryKind::File),
-            FileType::Directory => Some(EntryKind::Dir),
-            _ => None,
+    /// The kind of an entry whose directory record does not tell it (links, old file systems); `None`
+    /// when it is neither file nor directory, or was removed meanwhile.
+    ///
+    /// # Errors
+    /// What kept it from being looked at: leaving it out would hide it.
+    fn kind_by_stat(&self, path: &StorePath) -> Result<Option<EntryKind>> {
+        let fault = match self.try_open(path, OFlags::PATH) {
+            Ok(fd) => return kind_of(&fd).map_err(|e| path_error(e, path)),
+            Err(fault) => fault,
+        };
+        let link = match fault {
+            OpenFault::Link(link) => link,
+            OpenFault::Os(Errno::NOENT | Errno::NOTDIR) => LinkFault::Dangling,
+            OpenFault::Os(e) => return Err(path_error(e, path)),
+        };
+        // The entry itself: a link that is not followed, or nothing any more.
+        match self.try_open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(fd) => match rfs::fstat(&fd) {
+                Ok(stat) if is_type(&stat, FileType::Symlink) => Ok(Some(EntryKind::Link(link))),
+                // Something else by now.
+                Ok(_) => Err(fault.at(path)),
+                Err(e) => Err(path_error(e, path)),
+            },
+            Err(OpenFault::Os(Errno::NOENT)) => Ok(None),
+            Err(fault) => Err(fault.at(path)),
         }
     }
 }
 
-/// The fallback for kernels without `openat2`.
-fn open_component_wise(root: &OwnedFd, path: &StorePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+/// Why something below the repository's root could not be opened.
+#[derive(Clone, Copy)]
+enum OpenFault {
+    Link(LinkFault),
+    Os(Errno),
+}
+
+impl OpenFault {
+    fn at(self, path: &StorePath) -> Error {
+        match self {
+            OpenFault::Link(link) => link.error(path),
+            OpenFault::Os(errno) => path_error(errno, path),
+        }
+    }
+}
+
+fn is_type(stat: &rfs::Stat, wanted: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == wanted
+}
+
+/// What an open file is; `None` for what is not shown.
+fn kind_of(fd: &OwnedFd) -> Result<Option<EntryKind>, Errno> {
+    Ok(match FileType::from_raw_mode(rfs::fstat(fd)?.st_mode) {
+        FileType::RegularFile => Some(EntryKind::File),
+        FileType::Directory => Some(EntryKind::Dir),
+        // Only without `openat2`: O_PATH and O_NOFOLLOW together open the link.
+        FileType::Symlink => Some(EntryKind::Link(LinkFault::OldKernel)),
+        _ => None,
+    })
+}
+
+/// The fallback for kernels without `openat2`: no link is followed.
+fn open_component_wise(
+    root: &OwnedFd,
+    path: &StorePath,
+    flags: OFlags,
+) -> Result<OwnedFd, OpenFault> {
     let mut parts: Vec<&str> = path.components().collect();
     let last = parts.pop().unwrap_or(".");
     let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir: Option<OwnedFd> = None;
-    for part in parts {
+    let steps = parts.into_iter().map(|part| (part, dir_flags));
+    let steps = steps.chain([(last, flags | OFlags::NOFOLLOW)]);
+    for (part, flags) in steps {
         let at = dir.as_ref().map_or(root.as_fd(), |d| d.as_fd());
-        dir = Some(rfs::openat(at, part, dir_flags, Mode::empty())?);
+        dir = Some(rfs::openat(at, part, flags, Mode::empty()).map_err(|e| {
+            // A link is told as ELOOP, or where a directory is wanted as ENOTDIR, which must not
+            // pass for "not there".
+            let is_link = || {
+                let stat = rfs::statat(at, part, AtFlags::SYMLINK_NOFOLLOW);
+                stat.is_ok_and(|stat| is_type(&stat, FileType::Symlink))
+            };
+            match e {
+                Errno::LOOP | Errno::NOTDIR if is_link() => OpenFault::Link(LinkFault::OldKernel),
+                e => OpenFault::Os(e),
+            }
+        })?);
     }
-    let at = dir.as_ref().map_or(root.as_fd(), |d| d.as_fd());
-    rfs::openat(at, last, flags | OFlags::NOFOLLOW, Mode::empty())
+    dir.ok_or(OpenFault::Os(Errno::NOENT))
 }
 
 fn path_error(errno: Errno, path: &StorePath) -> Error {
     let (kind, message) = match errno {
         Errno::NOENT | Errno::NOTDIR => (ErrorKind::NotFound, "is not there".to_owned()),
         Errno::ACCESS | Errno::PERM => (ErrorKind::Denied, "permission denied".to_owned()),
-        Errno::XDEV => (
-            ErrorKind::Denied,
-            "leads out of the repository through a symbolic link".to_owned(),
-        ),
-        Errno::LOOP => (
-            ErrorKind::Denied,
-            "is a symbolic link that is not followed".to_owned(),
-        ),
         Errno::NAMETOOLONG => (ErrorKind::NotFound, "has too long a name".to_owned()),
         Errno::STALE => (ErrorKind::Changed, "was replaced on the server".to_owned()),
         Errno::TIMEDOUT => (ErrorKind::Transient, "the server did not answer".to_owned()),
@@ -297,7 +361,7 @@ impl Store for LocalStore {
             let kind = match item.file_type() {
                 FileType::RegularFile => Some(EntryKind::File),
                 FileType::Directory => Some(EntryKind::Dir),
-                FileType::Symlink | FileType::Unknown => self.kind_by_stat(&dir.child(name)),
+                FileType::Symlink | FileType::Unknown => self.kind_by_stat(&dir.child(name))?,
                 _ => None,
             };
             if let Some(kind) = kind {

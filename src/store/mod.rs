@@ -35,7 +35,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::buffers::Buffer;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 
 /// An opaque mark of an object's content: equal marks mean that nothing has been written since.
@@ -54,14 +54,48 @@ pub struct Meta {
     pub version: Version,
 }
 
-/// File or directory. Anything else (sockets, devices, links that lead nowhere) is left out of
-/// listings.
+/// What an entry is; of symbolic links that are followed, what they lead to. Anything else (sockets,
+/// devices) is left out of listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     /// A file or object.
     File,
     /// A directory or key prefix.
     Dir,
+    /// A symbolic link that is not followed. What it stands for is not seen, and whoever lists must say so.
+    Link(LinkFault),
+}
+
+/// Why a symbolic link is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkFault {
+    /// It leads out of the repository.
+    Outside,
+    /// What it leads to does not exist.
+    Dangling,
+    /// It leads to itself, or through too many other links.
+    Loop,
+    /// The kernel cannot keep it from leading out of the repository.
+    OldKernel,
+}
+
+impl LinkFault {
+    /// The error of using what is at `path`, with what a person can do.
+    pub fn error(self, path: &StorePath) -> Error {
+        let message = match self {
+            LinkFault::Outside => {
+                "is a symbolic link out of the repository, which is not followed: mount what it leads \
+                 to in its place (mount --bind)"
+            }
+            LinkFault::Dangling => "is a symbolic link to something that does not exist",
+            LinkFault::Loop => "is a symbolic link that leads in a circle",
+            LinkFault::OldKernel => {
+                "is a symbolic link, which is not followed on kernels before 5.6: mount what it leads \
+                 to in its place (mount --bind)"
+            }
+        };
+        Error::new(ErrorKind::Link, message).with_object(path)
+    }
 }
 
 /// One name of a listing.

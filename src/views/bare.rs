@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::disk::{add_disk_xattrs, disk_attr, open_disk};
-use super::guests::{Disks, Guests, LVM_DIR, MD_DIR};
-use super::nodes::{StaticDir, Xattrs, identity, is_ours};
+use super::disk::{add_disk_xattrs, disk_attr, disk_xattr, disk_xattr_names, open_disk};
+use super::guests::{Disks, Guests, LVM_DIR, MD_DIR, missing_is_damage};
+use super::nodes::{StaticDir, Xattrs, identity};
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::disk::OpenDisk;
@@ -74,7 +74,10 @@ pub fn bare_root(
     let time = file.time;
     let open: OpenDisk = {
         let file = Arc::clone(&file);
-        Arc::new(move || Ok(Arc::new(DiskStreams::new(file.disk()?)) as Arc<dyn ReadAt>))
+        Arc::new(move || {
+            let disk = file.disk().map_err(missing_is_damage)?;
+            Ok(Arc::new(DiskStreams::new(disk)) as Arc<dyn ReadAt>)
+        })
     };
     let guests = Guests::new(guests);
     let machine = guests.machine(file.identity());
@@ -106,16 +109,17 @@ impl BareDisk {
         self.pool.open(&self.path, None)
     }
 
-    fn attr_with(&self, exact: bool) -> Attr {
+    fn attr_with(&self, exact: bool) -> Result<Attr> {
         match self.disk() {
             Ok(disk) => disk_attr(&disk, exact, self.time),
-            Err(_) => Attr::file(0, 0, self.time),
+            Err(e) if e.is_fetch_failure() => Err(e),
+            Err(_) => Ok(Attr::file(0, 0, self.time)),
         }
     }
 
-    fn xattrs(&self) -> Xattrs {
+    fn xattrs(&self, disk: &Result<Arc<Disk>>) -> Xattrs {
         let mut xattrs = Xattrs::default();
-        add_disk_xattrs(&mut xattrs, &self.disk());
+        add_disk_xattrs(&mut xattrs, disk);
         xattrs
     }
 }
@@ -125,19 +129,16 @@ impl Base for BareDisk {
         identity(&["bare", self.path.as_str()], Some(self.meta.version))
     }
     fn attr(&self) -> Result<Attr> {
-        Ok(self.attr_with(true))
+        self.attr_with(true)
     }
     fn quick_attr(&self) -> Result<Attr> {
-        Ok(self.attr_with(false))
+        self.attr_with(false)
     }
     fn xattr_names(&self) -> Result<Vec<OsString>> {
-        Ok(self.xattrs().names())
+        disk_xattr_names(self.disk(), |disk| self.xattrs(disk))
     }
     fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        if !is_ours(name) {
-            return Ok(None);
-        }
-        Ok(self.xattrs().get(name))
+        disk_xattr(name, || self.disk(), |disk| self.xattrs(disk))
     }
 }
 

@@ -1,8 +1,8 @@
 //! `by-date/<day>/<name (uuid8)>/<date> -> ../../../vms/<name (uuid8)>/<date>`: the restore points
 //! of all VMs by the (UTC) day they were made.
 //!
-//! Days come from the points' names, so that no metadata is read. A VM that cannot be listed is in
-//! no day; it stays visible in `vms/`, where its listing gives the error.
+//! Days come from the points' names, so that no metadata is read. Of a VM that cannot be listed it is not
+//! known which days it has: listings end with its error, after what the other VMs have.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -10,21 +10,29 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::ViewContext;
-use super::nodes::{Link, entry, identity, stream};
+use super::nodes::{Link, entry, identity, stream, stream_until};
 use super::vms::point_time;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Vm, date};
+use crate::repo::{Listing, Vm, date};
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
 fn day_time(prefix: &str, otherwise: SystemTime) -> SystemTime {
     point_time(&format!("{prefix}T000000Z"), otherwise)
 }
 
-fn has_day(vm: &Vm, prefix: &str) -> bool {
-    vm.listing()
-        .is_ok_and(|listing| listing.with_prefix(prefix).next().is_some())
+fn has_day(vm: &Vm, prefix: &str) -> Result<bool> {
+    Ok(listing_of(vm)?.is_some_and(|listing| listing.with_prefix(prefix).next().is_some()))
+}
+
+/// The listing of a VM, `None` when it was removed meanwhile.
+fn listing_of(vm: &Vm) -> Result<Option<Arc<Listing>>> {
+    match vm.listing() {
+        Ok(listing) => Ok(Some(listing)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// `by-date/`: one directory per day.
@@ -57,30 +65,43 @@ impl Directory for DaysDir {
             return Ok(None);
         };
         let folders = self.context.catalogue.folders()?;
-        if !folders.vms.values().any(|vm| has_day(vm, &prefix)) {
-            return Ok(None);
+        let mut failed = None;
+        for vm in folders.vms.values() {
+            match has_day(vm, &prefix) {
+                Ok(true) => {
+                    let context = self.context.clone();
+                    return Ok(Some(Node::Dir(Arc::new(DayDir { context, prefix }))));
+                }
+                Ok(false) => {}
+                Err(e) => failed = Some(e),
+            }
         }
-        let context = self.context.clone();
-        Ok(Some(Node::Dir(Arc::new(DayDir { context, prefix }))))
+        failed.map_or(Ok(None), Err)
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
         let folders = self.context.catalogue.folders()?;
         let vms: Vec<&Arc<Vm>> = folders.vms.values().collect();
         let threads = self.context.catalogue.store().traits().parallelism;
-        let days = parallel_map(&vms, threads, |vm| {
-            let Ok(listing) = vm.listing() else {
-                return BTreeSet::new();
-            };
-            let names = listing.points.iter().map(|p| p.name.as_str());
-            names.filter_map(date::day_of).collect()
+        let of_vms = parallel_map(&vms, threads, |vm| {
+            let listing = listing_of(vm)?;
+            let points = listing.iter().flat_map(|listing| &listing.points);
+            let days = points.filter_map(|point| date::day_of(&point.name));
+            Ok(days.collect::<BTreeSet<String>>())
         });
-        let days: BTreeSet<String> = days.into_iter().flatten().collect();
+        let mut days = BTreeSet::new();
+        let mut failed = None;
+        for of_vm in of_vms {
+            match of_vm {
+                Ok(of_vm) => days.extend(of_vm),
+                Err(e) => failed = Some(e),
+            }
+        }
         let entries = days.iter().map(|day| {
             let identity = day_identity(&day.replace('-', ""));
             entry(day, NodeKind::Dir, identity)
         });
-        stream(entries.collect())
+        stream_until(entries.collect(), failed)
     }
 }
 
@@ -109,15 +130,16 @@ impl Directory for DayDir {
             return Ok(None);
         };
         let vm = self.context.catalogue.vm_by_name(name)?;
-        let vm = vm.filter(|vm| has_day(&vm.vm, &self.prefix));
-        Ok(vm.map(|vm| {
-            let dir = DayVmDir {
-                context: self.context.clone(),
-                prefix: self.prefix.clone(),
-                vm,
-            };
-            Node::Dir(Arc::new(dir))
-        }))
+        let Some(vm) = vm else { return Ok(None) };
+        if !has_day(&vm.vm, &self.prefix)? {
+            return Ok(None);
+        }
+        let dir = DayVmDir {
+            context: self.context.clone(),
+            prefix: self.prefix.clone(),
+            vm,
+        };
+        Ok(Some(Node::Dir(Arc::new(dir))))
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
@@ -125,16 +147,26 @@ impl Directory for DayDir {
         let folders = catalogue.folders()?;
         let vms: Vec<&Arc<Vm>> = folders.vms.values().collect();
         let named = parallel_map(&vms, catalogue.store().traits().parallelism, |vm| {
-            let there = has_day(vm, &self.prefix);
-            there.then(|| catalogue.name_vm(&folders, vm)).flatten()
+            if !has_day(vm, &self.prefix)? {
+                return Ok(None);
+            }
+            let named = catalogue.name_vm(&folders, vm);
+            named.map(|vm| vm.check_name().map(|()| vm)).transpose()
         });
-        let mut named: Vec<NamedVm> = named.into_iter().flatten().collect();
+        let mut failed = None;
+        let keep_error = |vm: Result<Option<NamedVm>>| {
+            vm.unwrap_or_else(|e| {
+                failed = Some(e);
+                None
+            })
+        };
+        let mut named: Vec<NamedVm> = named.into_iter().filter_map(keep_error).collect();
         named.sort_by(|a, b| a.name.cmp(&b.name));
         let entries = named.iter().map(|vm| {
             let identity = day_vm_identity(&self.prefix, &vm.vm);
             entry(&vm.name, NodeKind::Dir, identity)
         });
-        stream(entries.collect())
+        stream_until(entries.collect(), failed)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::ViewContext;
-use super::nodes::{Link, entry, identity, stream};
+use super::nodes::{Link, entry, identity, stream_until};
 use crate::error::Result;
 use crate::repo::catalogue::NamedVm;
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
@@ -38,20 +38,23 @@ impl Directory for ByUuidDir {
         let Some(name) = name.to_str() else {
             return Ok(None);
         };
-        let vm = self.context.catalogue.vm_by_folder(name)?;
-        Ok(vm.map(|vm| {
-            let link = Link::new(target(&vm), self.context.since);
-            Node::Leaf(Arc::new(link))
-        }))
+        let Some(vm) = self.context.catalogue.vm_by_folder(name)? else {
+            return Ok(None);
+        };
+        vm.check_name()?;
+        let link = Link::new(target(&vm), self.context.since);
+        Ok(Some(Node::Leaf(Arc::new(link))))
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
         let mut vms = self.context.catalogue.vms()?;
         vms.sort_by(|a, b| a.vm.folder().cmp(b.vm.folder()));
-        let entries = vms.iter().map(|vm| {
+        let failed = vms.iter().find_map(|vm| vm.check_name().err());
+        let named = vms.iter().filter(|vm| !vm.is_name_unknown);
+        let entries = named.map(|vm| {
             let identity = Link::identity_of(&target(vm));
             entry(vm.vm.folder(), NodeKind::Symlink, identity)
         });
-        stream(entries.collect())
+        stream_until(entries.collect(), failed)
     }
 }

@@ -63,39 +63,80 @@ impl DiskFile {
         self.context.disks.open(self.path()?, Some(vouched))
     }
 
-    fn attr_with(&self, exact: bool) -> Attr {
+    fn attr_with(&self, exact: bool) -> Result<Attr> {
         let time = point_time(&self.point.name, self.context.since);
         match self.disk() {
             Ok(disk) => disk_attr(&disk, exact, time),
+            // Its size is not known, only what the metadata makes of it.
+            Err(e) if e.is_fetch_failure() => Err(e),
             // Visible with the size it should have; reading it gives the error.
-            Err(_) => Attr::file(self.record().virtual_size.unwrap_or(0), 0, time),
+            Err(_) => {
+                let size = self.record().virtual_size.unwrap_or(0);
+                Ok(Attr::file(size, 0, time))
+            }
         }
     }
 
-    fn xattrs(&self) -> Xattrs {
+    fn xattrs(&self, disk: &Result<Arc<Disk>>) -> Xattrs {
         let mut xattrs = Xattrs::default();
         xattrs.add("job", self.point.job_id.clone());
         xattrs.add("schedule", self.point.schedule_id.clone());
         xattrs.add("mode", self.point.mode.as_str().to_owned());
         xattrs.add("vdi_uuid", self.record().vdi_uuid.clone());
         xattrs.add("vdi_name", self.record().vdi_name.clone());
-        add_disk_xattrs(&mut xattrs, &self.disk());
+        add_disk_xattrs(&mut xattrs, disk);
         xattrs
     }
 }
 
 /// The attributes of an opened disk. Where the exact allocation cannot be told because a part of
 /// the chain is damaged, the guess stands: the size is right all the same.
-pub(super) fn disk_attr(disk: &Disk, exact: bool, time: SystemTime) -> Attr {
-    let allocated = if exact {
-        disk.allocated_bytes().unwrap_or_else(|e| {
+///
+/// # Errors
+/// What kept a part of the chain from being fetched, where the exact allocation is wanted.
+pub(super) fn disk_attr(disk: &Disk, exact: bool, time: SystemTime) -> Result<Attr> {
+    let allocated = match exact.then(|| disk.allocated_bytes()) {
+        Some(Ok(allocated)) => allocated,
+        Some(Err(e)) if e.is_fetch_failure() => return Err(e),
+        Some(Err(e)) => {
             tracing::debug!("allocated size is a guess: {e}");
             disk.allocated_bytes_guess()
-        })
-    } else {
-        disk.allocated_bytes_guess()
+        }
+        None => disk.allocated_bytes_guess(),
     };
-    Attr::file(disk.len_bytes(), allocated, time)
+    Ok(Attr::file(disk.len_bytes(), allocated, time))
+}
+
+/// What `xattrs` makes of a disk: the names of the attributes.
+///
+/// # Errors
+/// What kept the disk from being fetched: which attributes it has is then not known.
+pub(super) fn disk_xattr_names(
+    disk: Result<Arc<Disk>>,
+    xattrs: impl FnOnce(&Result<Arc<Disk>>) -> Xattrs,
+) -> Result<Vec<OsString>> {
+    match disk {
+        Err(e) if e.is_fetch_failure() => Err(e),
+        disk => Ok(xattrs(&disk).names()),
+    }
+}
+
+/// What `xattrs` makes of a disk: one attribute. The reason can be read also while nothing else can.
+///
+/// # Errors
+/// As [`disk_xattr_names`].
+pub(super) fn disk_xattr(
+    name: &OsStr,
+    disk: impl FnOnce() -> Result<Arc<Disk>>,
+    xattrs: impl FnOnce(&Result<Arc<Disk>>) -> Xattrs,
+) -> Result<Option<Vec<u8>>> {
+    if !is_ours(name) {
+        return Ok(None);
+    }
+    match disk() {
+        Err(e) if e.is_fetch_failure() && name != "user.brfs.problem" => Err(e),
+        disk => Ok(xattrs(&disk).get(name)),
+    }
 }
 
 /// Adds what the images themselves tell, or why they do not.
@@ -122,19 +163,16 @@ impl Base for DiskFile {
         point_identity(&self.point.json_path, version, &self.record().vdi_ref)
     }
     fn attr(&self) -> Result<Attr> {
-        Ok(self.attr_with(true))
+        self.attr_with(true)
     }
     fn quick_attr(&self) -> Result<Attr> {
-        Ok(self.attr_with(false))
+        self.attr_with(false)
     }
     fn xattr_names(&self) -> Result<Vec<OsString>> {
-        Ok(self.xattrs().names())
+        disk_xattr_names(self.disk(), |disk| self.xattrs(disk))
     }
     fn xattr(&self, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        if !is_ours(name) {
-            return Ok(None);
-        }
-        Ok(self.xattrs().get(name))
+        disk_xattr(name, || self.disk(), |disk| self.xattrs(disk))
     }
 }
 

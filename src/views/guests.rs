@@ -184,7 +184,7 @@ pub(super) fn dir_name(point: &RestorePoint, index: usize) -> String {
 }
 
 /// The directory that is entered is there; what it is made of is not.
-fn missing_is_damage(e: Error) -> Error {
+pub(super) fn missing_is_damage(e: Error) -> Error {
     match e.kind() {
         ErrorKind::NotFound => {
             let damage = Error::corrupt(format!("the disk cannot be opened: {}", e.message()));

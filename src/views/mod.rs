@@ -17,6 +17,7 @@ mod by_uuid;
 mod disk;
 mod guests;
 mod json_file;
+mod link_dir;
 mod nodes;
 mod point;
 mod pool;

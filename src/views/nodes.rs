@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::time::SystemTime;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hash::StableHash;
 use crate::store::{StorePath, Version};
 use crate::tree::{
@@ -34,6 +34,30 @@ pub(super) fn entry(name: &str, kind: NodeKind, identity: Identity) -> DirEntry 
 /// A finished listing.
 pub(super) fn stream(entries: Vec<DirEntry>) -> Result<Box<dyn DirStream>> {
     Ok(Box::new(EntryList::new(entries)))
+}
+
+/// A listing of what is known, which then fails with what kept the rest from being told: nobody who reads
+/// it to its end takes it for complete.
+pub(super) fn stream_until(
+    entries: Vec<DirEntry>,
+    failed: Option<Error>,
+) -> Result<Box<dyn DirStream>> {
+    match failed {
+        None => stream(entries),
+        Some(e) if entries.is_empty() => Err(e),
+        Some(e) => Ok(Box::new(Partial(entries.into_iter(), e))),
+    }
+}
+
+struct Partial(std::vec::IntoIter<DirEntry>, Error);
+
+impl DirStream for Partial {
+    fn next_entry(&mut self) -> Result<Option<DirEntry>> {
+        match self.0.next() {
+            Some(entry) => Ok(Some(entry)),
+            None => Err(self.1.clone()),
+        }
+    }
 }
 
 /// Extended attributes under `user.brfs.`.

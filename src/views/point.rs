@@ -22,7 +22,7 @@ pub(super) struct PointDir {
     context: Arc<ViewContext>,
     vm: Arc<Vm>,
     name: String,
-    version: Option<Version>,
+    version: Version,
 }
 
 impl PointDir {
@@ -30,7 +30,7 @@ impl PointDir {
         context: Arc<ViewContext>,
         vm: Arc<Vm>,
         name: String,
-        version: Option<Version>,
+        version: Version,
     ) -> Self {
         PointDir {
             context,
@@ -93,7 +93,7 @@ fn has_guests(point: &RestorePoint) -> bool {
 
 impl Base for PointDir {
     fn identity(&self) -> Identity {
-        point_identity(&self.vm.json_path(&self.name), self.version, "dir")
+        point_identity(&self.vm.json_path(&self.name), Some(self.version), "dir")
     }
 
     fn attr(&self) -> Result<Attr> {

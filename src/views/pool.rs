@@ -1,7 +1,8 @@
 //! Opened disks, shared: a look-up, a `stat`, an open and a read of one disk open its chain once.
 //!
 //! A small number of disks is kept alive; those that open files hold are shared beyond it. A disk
-//! that cannot be opened is remembered as such for a moment, so that one `ls -l` asks once.
+//! that is damaged is remembered as such for a moment, so that one `ls -l` asks once. That one could not
+//! be fetched is not: the next who asks finds the storage as it then is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -13,7 +14,7 @@ use crate::store::{StorePath, Version};
 
 /// Disks kept open although nobody reads them.
 const KEPT: usize = 32;
-/// How long a failure to open is believed.
+/// How long damage is believed.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
 /// The youngest image, and the state of the metadata that vouches for it.
@@ -81,7 +82,10 @@ impl DiskPool {
         state.clock += 1;
         let now = state.clock;
         if let Some((cell, used)) = state.kept.get_mut(key) {
-            let failed = matches!(cell.get(), Some((Err(_), at)) if at.elapsed() > FAILURE_AGE);
+            let failed = match cell.get() {
+                Some((Err(e), at)) => e.is_fetch_failure() || at.elapsed() > FAILURE_AGE,
+                _ => false,
+            };
             if !failed {
                 *used = now;
                 return cell.clone();

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::ViewContext;
-use super::nodes::{Link, Xattrs, entry, identity, is_ours, point_identity, stream};
+use super::link_dir::LinkDir;
+use super::nodes::{Link, Xattrs, entry, identity, is_ours, point_identity, stream_until};
 use super::point::PointDir;
 use crate::error::Result;
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
 use crate::repo::{PointRef, Vm, date};
+use crate::store::LinkFault;
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
 /// The link to the newest restore point.
@@ -41,16 +43,26 @@ impl Directory for VmsDir {
         let Some(name) = name.to_str() else {
             return Ok(None);
         };
-        let vm = self.context.catalogue.vm_by_name(name)?;
-        Ok(vm.map(|vm| Node::Dir(Arc::new(VmDir::new(self.context.clone(), vm)))))
+        let Some(vm) = self.context.catalogue.vm_by_name(name)? else {
+            return Ok(None);
+        };
+        if let Some(link) = vm.vm.link() {
+            let reason = link.error(vm.vm.dir());
+            let dir = LinkDir::new(vm_identity(&vm.vm), self.context.since, reason);
+            return Ok(Some(Node::Dir(Arc::new(dir))));
+        }
+        let dir = VmDir::new(self.context.clone(), vm);
+        Ok(Some(Node::Dir(Arc::new(dir))))
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
         let vms = self.context.catalogue.vms()?;
+        let failed = vms.iter().find_map(|vm| vm.check_name().err());
         let entries = vms
             .iter()
+            .filter(|vm| !vm.is_name_unknown)
             .map(|vm| entry(&vm.name, NodeKind::Dir, vm_identity(&vm.vm)));
-        stream(entries.collect())
+        stream_until(entries.collect(), failed)
     }
 }
 
@@ -61,6 +73,18 @@ fn vm_identity(vm: &Vm) -> Identity {
 /// The time of a restore point, for nodes that know its name only.
 pub(super) fn point_time(name: &str, otherwise: SystemTime) -> SystemTime {
     date::system_time(name).unwrap_or(otherwise)
+}
+
+/// What keeps a VM's directory from being shown in full.
+fn problem_of(vm: &Vm) -> String {
+    match vm.listing() {
+        Ok(listing) => {
+            let link = |(name, fault): &(String, LinkFault)| fault.error(&vm.dir().child(name));
+            let links = listing.links.iter().map(|l| link(l).to_string());
+            links.collect::<Vec<_>>().join("; ")
+        }
+        Err(e) => e.to_string(),
+    }
 }
 
 /// `vms/<name>/`: one directory per restore point, and `latest`.
@@ -79,8 +103,7 @@ impl VmDir {
         xattrs.add("uuid", self.vm.vm.folder().to_owned());
         xattrs.add("name", self.vm.label.as_deref().map(str::to_owned));
         // Asked anew: the node may be older than the fault, or outlive it.
-        let problem = self.vm.vm.listing().err().map(|e| e.to_string());
-        xattrs.add("problem", problem);
+        xattrs.add("problem", problem_of(&self.vm.vm));
         xattrs
     }
 
@@ -98,11 +121,8 @@ impl Base for VmDir {
     /// The time is that of the newest restore point.
     fn attr(&self) -> Result<Attr> {
         let since = self.context.since;
-        let time = match self.vm.vm.newest_date() {
-            Ok(newest) => newest.map_or(since, |name| point_time(&name, since)),
-            // The directory stays visible; listing it gives the error.
-            Err(_) => since,
-        };
+        let newest = self.vm.vm.newest_date()?;
+        let time = newest.map_or(since, |name| point_time(&name, since));
         Ok(Attr::dir(time))
     }
 
@@ -132,17 +152,21 @@ impl Directory for VmDir {
         let Some(point) = listing.find(name) else {
             return Ok(None);
         };
-        // Metadata whose state cannot be told does not hide the point.
-        let version = match self.vm.vm.point_meta(point) {
-            Ok(None) => return Ok(None),
-            Ok(Some(meta)) => Some(meta.version),
-            Err(_) => None,
+        let json = self.vm.vm.json_path(&point.name);
+        if let Some(link) = point.link {
+            let identity = point_identity(&json, None, "dir");
+            let time = point_time(&point.name, self.context.since);
+            let dir = LinkDir::new(identity, time, link.error(&json));
+            return Ok(Some(Node::Dir(Arc::new(dir))));
+        }
+        let Some(meta) = self.vm.vm.point_meta(point)? else {
+            return Ok(None);
         };
         let dir = PointDir::new(
             self.context.clone(),
             self.vm.vm.clone(),
             point.name.clone(),
-            version,
+            meta.version,
         );
         Ok(Some(Node::Dir(Arc::new(dir))))
     }
@@ -154,17 +178,23 @@ impl Directory for VmDir {
             traits if traits.remote => traits.parallelism,
             _ => 1,
         };
-        let versions = parallel_map(&listing.points, threads, |point| {
-            let meta = vm.point_meta(point);
-            meta.map(|m| m.map(|m| m.version)).map_err(drop)
+        let versions = parallel_map(&listing.points, threads, |point| match point.link {
+            Some(_) => Ok(None),
+            None => Ok(Some(vm.point_meta(point)?.map(|meta| meta.version))),
         });
+        let mut failed = None;
         let mut entries = Vec::with_capacity(listing.points.len() + 1);
         let mut newest = None;
         for (point, version) in listing.points.iter().zip(versions) {
             let version = match version {
-                Ok(None) => continue,
-                Ok(version) => version,
-                Err(()) => None,
+                // Removed meanwhile.
+                Ok(Some(None)) => continue,
+                Ok(version) => version.flatten(),
+                // Listed as the directory told of it, and then the error: it may be gone as well.
+                Err(e) => {
+                    failed.get_or_insert(e);
+                    None
+                }
             };
             let identity = point_identity(&vm.json_path(&point.name), version, "dir");
             entries.push(entry(&point.name, NodeKind::Dir, identity));
@@ -174,6 +204,6 @@ impl Directory for VmDir {
             let identity = Link::identity_of(&newest.name);
             entries.push(entry(LATEST, NodeKind::Symlink, identity));
         }
-        stream(entries)
+        stream_until(entries, failed)
     }
 }

@@ -14,7 +14,8 @@ use crate::support::vhd_dir::Filter;
 use crate::support::web::{WEB, chain, web};
 use crate::support::{catalogue, clutter};
 use crate::tree_walk::{
-    WatchedStore, find, must_find, names, read_all, read_error, target, walk, xattr,
+    WatchedStore, find, lookup_error, must_find, names, names_until_error, read_all, read_error,
+    target, walk, xattr,
 };
 use brfs::error::ErrorKind;
 use brfs::image::DiskContext;
@@ -299,19 +300,33 @@ fn one_vm_that_cannot_be_listed_hides_no_other() {
     let store = WatchedStore::new(dir.path());
     let root = root_of(store.clone());
     assert_eq!(names(&must_find(&root, "vms")).len(), 2);
+    let good_name = format!("good ({})", &good.uuid[..8]);
 
     store.fail(&format!("xo-vm-backups/{}", bad.uuid));
+    // Its name was known and stays known.
+    assert_eq!(names(&must_find(&root, "vms")), [good_name.as_str(), WEB]);
+    let failing = must_find(&root, &format!("vms|{WEB}"));
+    assert_eq!(names_until_error(&failing), (vec![], Some(ErrorKind::Io)));
+    assert!(xattr(&failing, "problem").is_some());
+
+    // Whoever does not know it gets the others, and then the error.
     let fresh = root_of(store.clone());
+    let (vms, by_uuid) = (must_find(&fresh, "vms"), must_find(&fresh, "by-uuid"));
+    let io = Some(ErrorKind::Io);
+    assert_eq!(names_until_error(&vms), (vec![good_name.clone()], io));
+    assert_eq!(names_until_error(&by_uuid), (vec![good.uuid.clone()], io));
+    must_find(&vms, &good_name);
+    for name in [WEB, "unnamed (3f2a9c1e)", "other (3f2a9c1e)"] {
+        assert_eq!(lookup_error(&vms, name), io);
+    }
+    assert_eq!(lookup_error(&by_uuid, &bad.uuid), io);
     for root in [&root, &fresh] {
-        let mut shown = names(&must_find(root, "vms"));
-        shown.sort();
-        assert_eq!(shown[1], "unnamed (3f2a9c1e)");
-        assert!(shown[0].starts_with("good ("));
-        let failing = must_find(root, "vms|unnamed (3f2a9c1e)");
-        let Node::Dir(dir) = &failing else { panic!() };
-        assert_eq!(dir.list().err().unwrap().kind(), ErrorKind::Io);
-        assert!(xattr(&failing, "problem").is_some());
-        assert_eq!(names(&must_find(root, "by-date")), ["2026-03-01"]);
+        let by_date = must_find(root, "by-date");
+        let day = "2026-03-01".to_owned();
+        assert_eq!(names_until_error(&by_date), (vec![day.clone()], io));
+        assert_eq!(lookup_error(&by_date, "2026-03-02"), io);
+        let day = must_find(&by_date, &day);
+        assert_eq!(names_until_error(&day), (vec![good_name.clone()], io));
     }
 
     // A failed listing of all is an error, never an empty directory.

@@ -373,3 +373,14 @@ fn copies_that_may_never_have_been_filled_are_not_read() {
     let difference = moving.difference("guest-vg/data", &moving.shown(&[0]));
     assert!(difference.unwrap().contains("no log tells"));
 }
+
+/// The disks of a scenario, byte by byte.
+pub fn disks_of(name: &str) -> Vec<Vec<u8>> {
+    let scenario = Scenario::open(name);
+    let whole = |(_, disk): &(String, Arc<dyn ReadAt>)| {
+        let mut bytes = vec![0; disk.len_bytes() as usize];
+        disk.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    scenario.disks.iter().map(whole).collect()
+}

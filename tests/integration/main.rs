@@ -16,6 +16,7 @@ mod damage;
 mod disk_layout;
 mod encryption;
 mod ext_journal;
+mod failing_storage;
 mod far_files;
 #[cfg(feature = "s3")]
 mod first_contact;

@@ -113,7 +113,7 @@ fn the_metadata_of_the_newest_point_comes_with_the_listing_of_its_vm() {
     assert_eq!(store.depth(), 2);
     let listing = vm.listing_towards(None).unwrap();
     let newest = listing.newest().unwrap();
-    assert!(!vm.read_point(newest).unwrap().unreadable);
+    assert!(!vm.read_point(newest).unwrap().unwrap().unreadable);
     assert_eq!(store.depth(), 3);
     assert!(uuids.contains(&vm.folder().to_owned()));
     assert_eq!(store.count("list", vm.folder()), 1);

@@ -137,9 +137,12 @@ impl Superblock {
         let damaged = read_copy(volume, OFFSETS[0]).unwrap_or_default();
         let mut best: Option<Superblock> = None;
         for offset in OFFSETS.into_iter().skip(1) {
-            let Ok(found) = read_copy(volume, offset).and_then(|b| Superblock::parse(&b, offset))
-            else {
-                continue;
+            let found = read_copy(volume, offset).and_then(|b| Superblock::parse(&b, offset));
+            let found = match found {
+                Ok(found) => found,
+                // It may be the newest.
+                Err(error) if error.is_fetch_failure() => return Err(error),
+                Err(_) => continue,
             };
             let is_same = has(&damaged, 0x20, &found.fsid)
                 || has(&damaged, DEVICE_ITEM + 66, &found.device.uuid);

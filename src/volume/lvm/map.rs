@@ -181,10 +181,9 @@ impl ReadAt for Mapped {
                     now.fill(0);
                     Ok(())
                 }
-                Source::Missing(reason) => Err(Error::new(
-                    ErrorKind::Io,
-                    format!("this part of the volume is not there: {reason}"),
-                )
+                Source::Missing(reason) => Err(Error::corrupt(format!(
+                    "this part of the volume is not there: {reason}"
+                ))
                 .at(offset)),
             }
         })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::galois;
 use super::pattern::{Pattern, Row, parity_spot, powers};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Bytes worked out at a time.
@@ -134,8 +134,7 @@ impl Grid {
     /// Works out bytes of `wanted`, `at` in each member's data, piece by piece.
     fn rebuild(&self, buf: &mut [u8], row: &Row, wanted: u64, at: u64) -> Result<()> {
         if !self.parity.fits(at, buf.len() as u64) {
-            return Err(Error::new(
-                ErrorKind::Io,
+            return Err(Error::corrupt(
                 "the member that has this part is not there, and the parity may not fit: it was being written",
             ));
         }
@@ -213,8 +212,7 @@ impl ReadAt for Grid {
             |place, now, _| match place {
                 Found::Member(volume, at) => volume.read_exact_at(now, at),
                 Found::Rebuild { row, member, at } => self.rebuild(now, &row, member, at),
-                Found::Nowhere => Err(Error::new(
-                    ErrorKind::Io,
+                Found::Nowhere => Err(Error::corrupt(
                     "no member that is there has this part of the array",
                 )),
             },

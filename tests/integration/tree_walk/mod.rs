@@ -42,6 +42,33 @@ pub fn names(node: &Node) -> Vec<String> {
     names
 }
 
+/// The names in a directory up to where its listing ends, and the kind of the error that it ends with.
+pub fn names_until_error(node: &Node) -> (Vec<String>, Option<ErrorKind>) {
+    let Node::Dir(dir) = node else {
+        panic!("no directory")
+    };
+    let mut names = Vec::new();
+    let mut stream = match dir.list() {
+        Ok(stream) => stream,
+        Err(e) => return (names, Some(e.kind())),
+    };
+    loop {
+        match stream.next_entry() {
+            Ok(Some(entry)) => names.push(entry.name.into_string().unwrap()),
+            Ok(None) => return (names, None),
+            Err(e) => return (names, Some(e.kind())),
+        }
+    }
+}
+
+/// The kind of the error that looking a name up gives.
+pub fn lookup_error(node: &Node, name: &str) -> Option<ErrorKind> {
+    let Node::Dir(dir) = node else {
+        panic!("no directory")
+    };
+    dir.lookup(OsStr::new(name)).err().map(|e| e.kind())
+}
+
 pub fn target(node: &Node) -> String {
     let Node::Leaf(leaf) = node else {
         panic!("no link")
