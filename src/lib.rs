@@ -8,6 +8,7 @@
 
 pub mod buffers;
 pub mod cache;
+pub mod call;
 pub mod cli;
 pub mod codec;
 pub mod config;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::call;
+
 /// Most threads for one piece of work: what object stores like to see in flight.
 const MAX_THREADS: usize = 64;
 
@@ -19,6 +21,7 @@ where
         return items.iter().map(f).collect();
     }
     let next = AtomicUsize::new(0);
+    let call = call::current();
     let work = || {
         let mut done = Vec::new();
         while let Some(item) = {
@@ -32,7 +35,13 @@ where
     let mut results: Vec<(usize, R)> = Vec::with_capacity(items.len());
     std::thread::scope(|scope| {
         let workers: Vec<_> = (1..threads)
-            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .map_while(|_| {
+                let call = call.clone();
+                let helper = std::thread::Builder::new();
+                helper
+                    .spawn_scoped(scope, || call::for_call(call, work))
+                    .ok()
+            })
             .collect();
         results.extend(work());
         for worker in workers {

@@ -20,10 +20,12 @@ use super::mount::Request;
 use super::output::escape;
 use crate::fuse;
 
-/// What the serving process says once, before it closes its standard output.
+/// What the serving process says, a line for each, before it closes its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
+    /// It waits, and for what; more will come.
+    Waiting(String),
     /// It is mounted and served, though these things are wrong with it.
     Ready { warnings: Vec<String> },
     /// It does not, and the process ends.
@@ -37,11 +39,22 @@ pub(super) fn start_server(request: &Request) -> Result<()> {
         .spawn()
         .context("cannot start the background process")?;
     let output = child.stdout.take().context("no output to listen to")?;
-    let mut line = String::new();
-    BufReader::new(output)
-        .read_line(&mut line)
-        .context("cannot listen to the background process")?;
-    match serde_json::from_str(&line) {
+    let mut output = BufReader::new(output);
+    let said = loop {
+        let mut line = String::new();
+        output
+            .read_line(&mut line)
+            .context("cannot listen to the background process")?;
+        match serde_json::from_str(&line) {
+            Ok(Outcome::Waiting(why)) => eprintln!("brfs: {}", escape(&why)),
+            other => break other,
+        }
+    };
+    match said {
+        Ok(Outcome::Waiting(_)) | Err(_) => {
+            let status = child.wait()?;
+            bail!("the background process ended before the mount answered ({status})");
+        }
         Ok(Outcome::Ready { warnings }) => {
             fuse::check_answers(&request.mountpoint).inspect_err(|_| {
                 // It unmounts what is its own.
@@ -58,10 +71,6 @@ pub(super) fn start_server(request: &Request) -> Result<()> {
         Ok(Outcome::Failed(why)) => {
             child.wait().ok();
             bail!(why);
-        }
-        Err(_) => {
-            let status = child.wait()?;
-            bail!("the background process ended before the mount answered ({status})");
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use clap::Parser;
 
 use super::mount::{self, Settings};
 use super::storage_args::StorageArgs;
+use crate::fuse;
 
 #[derive(Debug, Parser)]
 #[command(name = "mount.brfs", version)]
@@ -73,7 +74,21 @@ pub(super) fn run(arguments: &[OsString]) -> Result<()> {
         None => Some(cli.repository.as_str()),
     };
     let mountpoint = &cli.mountpoint;
-    mount::start(repository, mountpoint, settings, storage, false, verbose)
+    // Secrets have left the command line before anything else is done. What remains is what mount(8)
+    // compares with the mount table, to know what is mounted already. Where the first field had
+    // secrets it cannot tell, and asks again.
+    let source = cli.repository.clone();
+    let is_there = mountpoint.metadata().is_ok()
+        && mountpoint
+            .canonicalize()
+            .is_ok_and(|at| fuse::mounted_source(&at).is_some_and(|there| *there == *source));
+    if is_there {
+        return Ok(());
+    }
+    let source = Some(source);
+    mount::start(
+        repository, mountpoint, source, settings, storage, false, verbose,
+    )
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::call;
+use crate::store::notice;
+
 /// Browse Xen Orchestra backups as files.
 #[derive(Debug, Parser)]
 #[command(name = "brfs", version, arg_required_else_help = true)]
@@ -68,7 +71,7 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         // Plain `brfs: …` rather than a backtrace: these are messages for people.
-        eprintln!("brfs: {error:#}");
+        eprintln!("brfs: {}", output::told(&error));
         ExitCode::from(NOTHING_DONE)
     })
 }
@@ -76,13 +79,19 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Mount(args) => mount::run(args, cli.verbose)?,
-        Command::Ls(args) => return ls::run(args),
-        Command::Info(args) => return info::run(args),
+        Command::Ls(args) => return at_a_terminal(|| ls::run(args)),
+        Command::Info(args) => return at_a_terminal(|| info::run(args)),
         Command::Stats(args) => stats::run(&args)?,
         Command::Umount(args) => umount::run(&args)?,
         Command::Serve(args) => serve::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command for which a person waits: who is told why that takes long.
+fn at_a_terminal<T>(command: impl FnOnce() -> T) -> T {
+    notice::listen(|text| eprintln!("brfs: {text}"));
+    call::on_call(command)
 }
 
 #[cfg(test)]

@@ -89,6 +89,8 @@ pub(super) struct Request {
     pub(super) repository: Collected,
     pub(super) storage: StorageArgs,
     pub(super) mountpoint: PathBuf,
+    /// What the mount table is to say, where that is not the repository's own name.
+    pub(super) source: Option<String>,
     pub(super) foreground: bool,
     pub(super) verbose: u8,
     pub(super) cache_bytes: u64,
@@ -121,6 +123,10 @@ pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
         settings.apply(list, &mut storage)?;
     }
     let (repository, mountpoint) = match args.what_and_where.as_slice() {
+        [only] if !storage.is_told_elsewhere() => bail!(
+            "the mount point is missing: brfs mount {only} MOUNTPOINT (or, if {only} is the mount \
+             point, the repository: `brfs mount REPOSITORY {only}`)"
+        ),
         [mountpoint] => (None, mountpoint),
         [repository, mountpoint] => (Some(repository.as_str()), mountpoint),
         _ => bail!("a mountpoint is needed"),
@@ -129,6 +135,7 @@ pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
     start(
         repository,
         mountpoint,
+        None,
         settings,
         storage,
         args.foreground,
@@ -140,6 +147,7 @@ pub(super) fn run(args: Args, verbose: u8) -> Result<()> {
 pub(super) fn start(
     repository: Option<&str>,
     mountpoint: &Path,
+    source: Option<String>,
     settings: Settings,
     storage: StorageArgs,
     foreground: bool,
@@ -154,6 +162,7 @@ pub(super) fn start(
         repository: collected,
         storage: storage.absolute()?,
         mountpoint: absolute(mountpoint)?,
+        source,
         foreground,
         verbose,
         cache_bytes: settings.cache_size.unwrap_or(CACHE_BYTES),

@@ -122,8 +122,35 @@ fn is_closed_pipe(e: &anyhow::Error) -> bool {
     })
 }
 
+/// An error with what led to it, each reason once: some of ours repeat their source in their own
+/// sentence.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for reason in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = reason;
+        } else if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn reasons_are_told_once() {
+        use super::told;
+        use anyhow::Context;
+        let io = || std::io::Error::from_raw_os_error(2);
+        let ours = crate::error::Error::from_io(io(), "/nowhere");
+        let error = Err::<(), _>(ours).context("cannot mount").unwrap_err();
+        let once = "cannot mount: /nowhere: No such file or directory (os error 2)";
+        assert_eq!(told(&error), once);
+        let error = Err::<(), _>(io()).context("/nowhere").unwrap_err();
+        assert_eq!(told(&error), &once["cannot mount: ".len()..]);
+    }
+
     use super::*;
 
     #[test]

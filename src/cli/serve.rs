@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use signal_hook::iterator::Signals;
 
 use super::daemon::Outcome;
 use super::mount::Request;
-use super::output::escape;
+use super::output::{escape, told};
 use super::{compose, logging};
 use crate::fuse::{self, MountOptions, Unmounter};
+use crate::store::notice;
 
 /// Serve a mount: run by `brfs mount`, not by people
 #[derive(Debug, clap::Args)]
@@ -41,15 +43,25 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // Not a group leader, because it was spawned, so this cannot fail; the terminal's signals are
     // for others from here on.
     rustix::process::setsid().context("cannot leave the terminal")?;
+    // Until the mount is there, somebody waits at a terminal.
+    let started = Arc::new(AtomicBool::new(false));
+    let listens = Arc::clone(&started);
+    notice::listen(move |text| {
+        if !listens.load(Ordering::Relaxed) {
+            tell(&Outcome::Waiting(text.to_owned())).ok();
+        }
+    });
     let outcome = serve(&request, |warnings| {
         let warnings = warnings.to_vec();
+        started.store(true, Ordering::Relaxed);
         tell(&Outcome::Ready { warnings })?;
         leave()
     });
     if let Err(error) = &outcome {
         // Too late when the mount was ready, and then nobody listens; the log has it.
-        tracing::error!("{error:#}");
-        tell(&Outcome::Failed(format!("{error:#}"))).ok();
+        let why = told(error);
+        tracing::error!("{why}");
+        tell(&Outcome::Failed(why)).ok();
         // Already told: not once more on standard error.
         std::process::exit(1);
     }
@@ -63,7 +75,7 @@ fn serve(request: &Request, ready: impl FnOnce(&[String]) -> Result<()>) -> Resu
     let ending = Ending::watch()?;
     let view = compose::open(request)?;
     let options = MountOptions {
-        source: view.source,
+        source: request.source.clone().unwrap_or(view.source),
         allow_other: request.allow_other,
         uid: request.uid,
         gid: request.gid,

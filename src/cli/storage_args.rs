@@ -141,6 +141,11 @@ impl StorageArgs {
         Ok(Collected { url, key })
     }
 
+    /// Whether something else than an argument tells the repository.
+    pub(super) fn is_told_elsewhere(&self) -> bool {
+        self.repository_file.is_some() || std::env::var_os("BRFS_REPOSITORY").is_some()
+    }
+
     /// [`Self::collect`] and [`Self::repository`] in one.
     ///
     /// # Errors

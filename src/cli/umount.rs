@@ -11,11 +11,19 @@ use crate::fuse;
 pub(super) struct Args {
     /// Where it is mounted
     mountpoint: PathBuf,
-    /// Take the directory away at once, even when programs still use it; they may finish
+    /// Take the directory away at once, even when programs still use it; they may finish, except
+    /// those that wait for storage that does not answer
     #[arg(short = 'z', long)]
     lazy: bool,
+    /// Take it away whatever uses it: programs that still do get errors
+    #[arg(short, long, conflicts_with = "lazy")]
+    force: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    Ok(fuse::unmount(&args.mountpoint, args.lazy)?)
+    match args.force {
+        true => fuse::unmount_by_force(&args.mountpoint)?,
+        false => fuse::unmount(&args.mountpoint, args.lazy)?,
+    }
+    Ok(())
 }

@@ -30,6 +30,8 @@ use super::attrs::Ownership;
 use super::faults::Doing;
 use super::handles::{DirHandle, FileHandle, Seek};
 use super::pool::{Pool, guarded};
+use super::waiting::{Pending, Refuse, Waiting};
+use crate::call::on_call;
 use crate::tree::Node;
 
 /// Longest name of a directory entry.
@@ -54,6 +56,8 @@ pub(super) struct Adapter {
     shared: Arc<Shared>,
     readers: Pool,
     names: Pool,
+    /// Those whose answers take a while.
+    patients: Arc<Waiting>,
     /// How many session threads may do work that waits, and how many are at it.
     may_wait: usize,
     waiting: AtomicUsize,
@@ -61,37 +65,54 @@ pub(super) struct Adapter {
 
 impl Adapter {
     /// An adapter for a session with this many threads.
-    pub(super) fn new(root: Node, ownership: Ownership, session_threads: usize) -> Self {
+    pub(super) fn new(
+        root: Node,
+        ownership: Ownership,
+        session_threads: usize,
+        patients: Arc<Waiting>,
+    ) -> Self {
         Adapter {
             shared: Arc::new(Shared::new(root, ownership)),
             readers: Pool::new("brfs-read", READ_THREADS),
             names: Pool::new("brfs-name", NAME_THREADS),
+            patients,
             may_wait: session_threads.saturating_sub(LISTENERS),
             waiting: AtomicUsize::new(0),
         }
     }
 
     /// Answers a request about names: see [`Self::answer_with`].
-    fn answer(&self, quick: bool, handler: impl FnOnce(&Shared) + Send + 'static) {
-        self.answer_with(&self.names, quick, handler);
+    fn answer<R: Refuse>(
+        &self,
+        request: &Request,
+        quick: bool,
+        reply: R,
+        handler: impl FnOnce(&Shared, Pending<R>) + Send + 'static,
+    ) {
+        self.answer_with(&self.names, request, quick, reply, handler);
     }
 
-    /// Answers here when that is quick or others are left to listen, on the pool otherwise.
-    fn answer_with(
+    /// Answers here when that is quick or others are left to listen, on the pool otherwise. What is
+    /// not quick can be interrupted.
+    fn answer_with<R: Refuse>(
         &self,
         pool: &Pool,
+        request: &Request,
         quick: bool,
-        handler: impl FnOnce(&Shared) + Send + 'static,
+        reply: R,
+        handler: impl FnOnce(&Shared, Pending<R>) + Send + 'static,
     ) {
         if quick {
-            guarded(|| handler(&self.shared));
-        } else if self.waiting.fetch_add(1, Ordering::Relaxed) < self.may_wait {
-            guarded(|| handler(&self.shared));
+            return guarded(|| handler(&self.shared, Pending::Quick(reply)));
+        }
+        let reply = self.patients.watch(request.pid(), reply);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.may_wait {
+            guarded(|| on_call(|| handler(&self.shared, reply)));
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         } else {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             let shared = Arc::clone(&self.shared);
-            pool.submit(move || handler(&shared));
+            pool.submit(move || on_call(|| handler(&shared, reply)));
         }
     }
 
@@ -117,7 +138,7 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if name.len() > NAME_MAX {
             return reply.error(Errno::ENAMETOOLONG);
         }
@@ -129,13 +150,13 @@ impl Filesystem for Adapter {
         let parent = parent.0;
         if !is_quick(&Node::Dir(Arc::clone(&dir))) {
             let name = name.to_owned();
-            return self.answer(false, move |shared| {
+            return self.answer(req, false, reply, move |shared, reply| {
                 match shared.lookup(parent, &*dir, &name) {
                     Ok(node) => {
                         let quick = node.base().is_quick();
                         shared.reply_entry(parent, &name, node, quick, reply);
                     }
-                    Err(number) => reply.error(number),
+                    Err(number) => reply.refuse(number),
                 }
             });
         }
@@ -144,7 +165,7 @@ impl Filesystem for Adapter {
             Ok(node) => {
                 let quick = node.base().is_quick();
                 let name = name.to_owned();
-                self.answer(quick, move |shared| {
+                self.answer(req, quick, reply, move |shared, reply| {
                     shared.reply_entry(parent, &name, node, quick, reply);
                 });
             }
@@ -156,36 +177,40 @@ impl Filesystem for Adapter {
         guarded(|| self.shared.inodes.forget(ino.0, lookups));
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<Fh>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<Fh>, reply: ReplyAttr) {
         let Some(node) = self.node(ino) else {
             return reply.error(Errno::ESTALE);
         };
         let quick = is_quick(&node);
-        self.answer(quick, move |shared| {
+        self.answer(req, quick, reply, move |shared, reply| {
             let size_only = fh.is_some() && !quick && !node.base().is_constant();
             shared.getattr(ino.0, &node, size_only, reply);
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let node = match self.node(ino) {
             Some(node @ Node::Leaf(_)) => node,
             Some(_) => return reply.error(Errno::EINVAL),
             None => return reply.error(Errno::ESTALE),
         };
-        self.answer(is_quick(&node), move |shared| {
+        self.answer(req, is_quick(&node), reply, move |shared, reply| {
             let Node::Leaf(leaf) = node else { return };
             match leaf.target() {
-                Ok(Some(target)) => reply.data(target.as_bytes()),
-                Ok(None) => reply.error(Errno::EINVAL),
+                Ok(Some(target)) => {
+                    if let Some(reply) = reply.take() {
+                        reply.data(target.as_bytes());
+                    }
+                }
+                Ok(None) => reply.refuse(Errno::EINVAL),
                 Err(error) => {
-                    reply.error(shared.fail(ino.0, "follow", Doing::Using, &error));
+                    reply.refuse(shared.fail(ino.0, "follow", Doing::Using, &error));
                 }
             }
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
@@ -195,23 +220,24 @@ impl Filesystem for Adapter {
             Some(Node::Leaf(_)) => return reply.error(Errno::ENXIO),
             None => return reply.error(Errno::ESTALE),
         };
-        self.answer(is_quick(&node), move |shared| {
+        self.answer(req, is_quick(&node), reply, move |shared, reply| {
             let Node::File(file) = node else { return };
             match FileHandle::open(&*file) {
                 Ok(handle) => {
+                    let Some(reply) = reply.take() else { return };
                     let number = shared.files.insert(handle);
                     // An inode number stands for one content for ever: its pages stay good.
                     let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
                     reply.opened(Fh(number), flags);
                 }
-                Err(error) => reply.error(shared.fail(ino.0, "open", Doing::Using, &error)),
+                Err(error) => reply.refuse(shared.fail(ino.0, "open", Doing::Using, &error)),
             }
         });
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: Fh,
         offset: u64,
@@ -229,14 +255,14 @@ impl Filesystem for Adapter {
         }
         let mut quick = false;
         guarded(|| quick = file.is_non_blocking(offset, len));
-        self.answer_with(&self.readers, quick, move |shared| {
+        self.answer_with(&self.readers, req, quick, reply, move |shared, reply| {
             shared.read(ino.0, &file, offset, len, reply);
         });
     }
 
     fn lseek(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: Fh,
         offset: i64,
@@ -254,15 +280,21 @@ impl Filesystem for Adapter {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        self.answer(false, move |shared| match file.seek(from, seek) {
-            Ok(Some(found)) => match i64::try_from(found) {
-                Ok(found) => reply.offset(found),
-                Err(_) => reply.error(Errno::EOVERFLOW),
-            },
-            Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => {
-                let what = "find the holes of";
-                reply.error(shared.fail(ino.0, what, Doing::Reading, &error));
+        self.answer(req, false, reply, move |shared, reply| {
+            match file.seek(from, seek) {
+                Ok(Some(found)) => match i64::try_from(found) {
+                    Ok(found) => {
+                        if let Some(reply) = reply.take() {
+                            reply.offset(found);
+                        }
+                    }
+                    Err(_) => reply.refuse(Errno::EOVERFLOW),
+                },
+                Ok(None) => reply.refuse(Errno::ENXIO),
+                Err(error) => {
+                    let what = "find the holes of";
+                    reply.refuse(shared.fail(ino.0, what, Doing::Reading, &error));
+                }
             }
         });
     }
@@ -282,38 +314,39 @@ impl Filesystem for Adapter {
         guarded(|| drop(gone));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let node = match self.node(ino) {
             Some(node @ Node::Dir(_)) => node,
             Some(_) => return reply.error(Errno::ENOTDIR),
             None => return reply.error(Errno::ESTALE),
         };
-        self.answer(is_quick(&node), move |shared| {
+        self.answer(req, is_quick(&node), reply, move |shared, reply| {
             let Node::Dir(dir) = node else { return };
             match DirHandle::open(dir) {
                 Ok(handle) => {
+                    let Some(reply) = reply.take() else { return };
                     let number = shared.dirs.insert(handle);
                     reply.opened(Fh(number), FopenFlags::empty());
                 }
-                Err(error) => reply.error(shared.fail(ino.0, "list", Doing::Finding, &error)),
+                Err(error) => reply.refuse(shared.fail(ino.0, "list", Doing::Finding, &error)),
             }
         });
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: Fh, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: Fh, offset: u64, reply: ReplyDirectory) {
         let Some(dir) = self.shared.dirs.get(fh.0) else {
             return reply.error(Errno::EBADF);
         };
         let mut quick = false;
         guarded(|| quick = dir.is_quick());
-        self.answer(quick, move |shared| {
+        self.answer(req, quick, reply, move |shared, reply| {
             shared.readdir(ino.0, &dir, offset, reply);
         });
     }
 
     fn readdirplus(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: Fh,
         offset: u64,
@@ -324,7 +357,7 @@ impl Filesystem for Adapter {
         };
         let mut quick = false;
         guarded(|| quick = dir.is_quick());
-        self.answer(quick, move |shared| {
+        self.answer(req, quick, reply, move |shared, reply| {
             shared.readdirplus(ino.0, &dir, offset, reply);
         });
     }
@@ -348,41 +381,45 @@ impl Filesystem for Adapter {
         reply.statfs(0, 0, 0, 0, 0, 4096, NAME_MAX as u32, 4096);
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, room: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, room: u32, reply: ReplyXattr) {
         let Some(node) = self.node(ino) else {
             return reply.error(Errno::ESTALE);
         };
         let name = name.to_owned();
-        self.answer(is_quick(&node), move |shared| {
-            match node.base().xattr(&name) {
+        self.answer(
+            req,
+            is_quick(&node),
+            reply,
+            move |shared, reply| match node.base().xattr(&name) {
                 Ok(Some(value)) => reply_xattr(reply, &shared.xattr_shown(&name, value), room),
-                Ok(None) => reply.error(Errno::NO_XATTR),
+                Ok(None) => reply.refuse(Errno::NO_XATTR),
                 Err(error) => {
                     let what = "read an attribute of";
-                    reply.error(shared.fail(ino.0, what, Doing::Using, &error));
+                    reply.refuse(shared.fail(ino.0, what, Doing::Using, &error));
                 }
-            }
-        });
+            },
+        );
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, room: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, room: u32, reply: ReplyXattr) {
         let Some(node) = self.node(ino) else {
             return reply.error(Errno::ESTALE);
         };
-        self.answer(is_quick(&node), move |shared| {
-            match node.base().xattr_names() {
-                Ok(names) => {
-                    let mut list = Vec::new();
-                    for name in names {
-                        list.extend_from_slice(name.as_bytes());
-                        list.push(0);
-                    }
-                    reply_xattr(reply, &list, room);
+        self.answer(req, is_quick(&node), reply, move |shared, reply| match node
+            .base()
+            .xattr_names()
+        {
+            Ok(names) => {
+                let mut list = Vec::new();
+                for name in names {
+                    list.extend_from_slice(name.as_bytes());
+                    list.push(0);
                 }
-                Err(error) => {
-                    let what = "list the attributes of";
-                    reply.error(shared.fail(ino.0, what, Doing::Using, &error));
-                }
+                reply_xattr(reply, &list, room);
+            }
+            Err(error) => {
+                let what = "list the attributes of";
+                reply.refuse(shared.fail(ino.0, what, Doing::Using, &error));
             }
         });
     }

@@ -15,6 +15,7 @@ use super::demand::Demand;
 use super::faults::{Doing, FaultLog, errno};
 use super::handles::{DirHandle, FileHandle, Handles};
 use super::inodes::Inodes;
+use super::waiting::Pending;
 use crate::error::Error;
 use crate::io::Chunk;
 use crate::tree::{Attr, DirEntry, Directory, Node, NodeKind};
@@ -108,7 +109,7 @@ impl Shared {
         name: &OsStr,
         node: Node,
         quick: bool,
-        reply: ReplyEntry,
+        reply: Pending<ReplyEntry>,
     ) {
         // What is in memory can be exact at once. Directories and links have nothing to guess.
         let exact = quick || !matches!(node, Node::File(_)) || node.base().is_constant();
@@ -119,6 +120,7 @@ impl Shared {
         };
         match attr {
             Ok(attr) => {
+                let Some(reply) = reply.take() else { return };
                 let ttl = ttl_of(&node);
                 if node.base().is_constant() && matches!(node, Node::File(_)) {
                     self.demand.looked_up();
@@ -134,12 +136,18 @@ impl Shared {
                 let path = || self.inodes.path(parent).join(name);
                 self.faults
                     .report(|| format!("cannot tell about {:?}", path()), &error);
-                reply.error(number);
+                reply.refuse(number);
             }
         }
     }
 
-    pub(super) fn getattr(&self, ino: u64, node: &Node, size_only: bool, reply: ReplyAttr) {
+    pub(super) fn getattr(
+        &self,
+        ino: u64,
+        node: &Node,
+        size_only: bool,
+        reply: Pending<ReplyAttr>,
+    ) {
         let attr = if size_only {
             node.base().quick_attr()
         } else {
@@ -147,13 +155,14 @@ impl Shared {
         };
         match attr {
             Ok(attr) => {
+                let Some(reply) = reply.take() else { return };
                 let ttl = if size_only { ONCE } else { ttl_of(node) };
                 if !node.base().is_constant() {
                     self.inodes.tell(ino, &attr);
                 }
                 reply.attr(&ttl, &self.ownership.file_attr(ino, &attr));
             }
-            Err(error) => reply.error(self.fail(ino, "tell about", Doing::Using, &error)),
+            Err(error) => reply.refuse(self.fail(ino, "tell about", Doing::Using, &error)),
         }
     }
 
@@ -163,7 +172,7 @@ impl Shared {
         file: &FileHandle,
         offset: u64,
         len: usize,
-        reply: ReplyData,
+        reply: Pending<ReplyData>,
     ) {
         SCRATCH.with_borrow_mut(|scratch| {
             if scratch.len() < len {
@@ -171,15 +180,20 @@ impl Shared {
                 *scratch = vec![0; len.next_power_of_two()];
             }
             match file.read(offset, len, scratch) {
-                Ok(Chunk::Filled) => reply.data(&scratch[..len]),
-                Ok(Chunk::Shared(bytes)) => reply.data(&bytes),
+                Ok(chunk) => {
+                    let Some(reply) = reply.take() else { return };
+                    match chunk {
+                        Chunk::Filled => reply.data(&scratch[..len]),
+                        Chunk::Shared(bytes) => reply.data(&bytes),
+                    }
+                }
                 Err(error) => {
                     let what = || {
                         let path = self.inodes.path(ino);
                         format!("cannot read {len} bytes at {offset} of {path:?}")
                     };
                     self.faults.report(what, &error);
-                    reply.error(errno(&error, Doing::Reading));
+                    reply.refuse(errno(&error, Doing::Reading));
                 }
             }
         });
@@ -197,7 +211,7 @@ impl Shared {
         ino: u64,
         dir: &DirHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        mut reply: Pending<ReplyDirectoryPlus>,
     ) {
         let now = SystemTime::UNIX_EPOCH;
         let dots = [(ino, "."), (self.inodes.parent(ino), "..")];
@@ -206,27 +220,46 @@ impl Shared {
             if offset < after {
                 // The kernel takes only the number and the type of these.
                 let attr = self.ownership.file_attr(number, &Attr::dir(now));
-                let full = reply.add(INodeNo(number), after, name, &ONCE, &attr, Generation(0));
-                debug_assert!(!full, "the kernel's buffer holds more than two entries");
+                let full = reply.with(|reply| {
+                    reply.add(INodeNo(number), after, name, &ONCE, &attr, Generation(0))
+                });
+                debug_assert!(
+                    full != Some(true),
+                    "the kernel's buffer holds more than two entries"
+                );
             }
         }
         let most = match offset {
             0 => self.demand.at_start(),
             _ => usize::MAX,
         };
+        let mut given = Vec::new();
         let listed = dir.entries_with_nodes(offset, most, |entry, node, after| {
             let (number, attr, ttl) = self.plus_entry(ino, entry, node);
             let attr = self.ownership.file_attr(number, &attr);
             let place = INodeNo(number);
-            let full = reply.add(place, after, &entry.name, &ttl, &attr, Generation(0));
-            if full {
-                self.inodes.forget(number, 1);
+            let added = reply
+                .with(|reply| reply.add(place, after, &entry.name, &ttl, &attr, Generation(0)));
+            // Nobody who waits any more is as good as no room.
+            let full = added.unwrap_or(true);
+            match full {
+                true => self.inodes.forget(number, 1),
+                false => given.push(number),
             }
             full
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(ino, "list", Doing::Finding, &error)),
+        let failed = listed.map_err(|error| self.fail(ino, "list", Doing::Finding, &error));
+        match (reply.take(), failed) {
+            (Some(reply), Ok(())) => reply.ok(),
+            (reply, failed) => {
+                // The kernel never gets these, so it will not forget them.
+                for number in given {
+                    self.inodes.forget(number, 1);
+                }
+                if let (Some(reply), Err(number)) = (reply, failed) {
+                    reply.error(number);
+                }
+            }
         }
     }
 
@@ -265,25 +298,35 @@ impl Shared {
         ino: u64,
         dir: &DirHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        mut reply: Pending<ReplyDirectory>,
     ) {
         let dots = [(ino, "."), (self.inodes.parent(ino), "..")];
         for (position, (number, name)) in dots.into_iter().enumerate() {
             let after = position as u64 + 1;
             if offset < after {
-                let full = reply.add(INodeNo(number), after, file_type(NodeKind::Dir), name);
-                debug_assert!(!full, "the kernel's buffer holds more than two entries");
+                let kind = file_type(NodeKind::Dir);
+                let full = reply.with(|reply| reply.add(INodeNo(number), after, kind, name));
+                debug_assert!(
+                    full != Some(true),
+                    "the kernel's buffer holds more than two entries"
+                );
             }
         }
         let listed = dir.entries(offset, |entry, after| {
             let number = self
                 .inodes
                 .number_for_listing(ino, &entry.name, entry.identity);
-            reply.add(INodeNo(number), after, file_type(entry.kind), &entry.name)
+            let kind = file_type(entry.kind);
+            let added = reply.with(|reply| reply.add(INodeNo(number), after, kind, &entry.name));
+            added.unwrap_or(true)
         });
         match listed {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(ino, "list", Doing::Finding, &error)),
+            Ok(()) => {
+                if let Some(reply) = reply.take() {
+                    reply.ok();
+                }
+            }
+            Err(error) => reply.refuse(self.fail(ino, "list", Doing::Finding, &error)),
         }
     }
 }
@@ -299,7 +342,8 @@ fn unknown(kind: NodeKind) -> Attr {
 }
 
 /// Answers an extended attribute request: the size when asked for it, the bytes when they fit.
-pub(super) fn reply_xattr(reply: ReplyXattr, value: &[u8], room: u32) {
+pub(super) fn reply_xattr(reply: Pending<ReplyXattr>, value: &[u8], room: u32) {
+    let Some(reply) = reply.take() else { return };
     match u32::try_from(value.len()) {
         Ok(len) if room == 0 => reply.size(len),
         Ok(len) if len <= room => reply.data(value),

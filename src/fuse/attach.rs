@@ -36,7 +36,8 @@ pub(super) fn open_device() -> io::Result<File> {
 /// `NotFound` when neither the system call is allowed nor a helper installed.
 pub(super) fn attach(mountpoint: &Path, config: &Config) -> io::Result<OwnedFd> {
     match directly(mountpoint, config) {
-        Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+        // The helper may open the device where this user may not.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             through_helper(mountpoint, config)
         }
         other => other,
@@ -75,7 +76,8 @@ fn directly(mountpoint: &Path, config: &Config) -> io::Result<OwnedFd> {
 /// An option as `fusermount3` takes it.
 fn spelled(option: &MountOption) -> io::Result<String> {
     Ok(match option {
-        MountOption::FSName(name) => format!("fsname={name}"),
+        // A comma would end the option there, and a backslash escape what follows.
+        MountOption::FSName(name) => format!("fsname={}", name.replace([',', '\\'], "_")),
         MountOption::CUSTOM(text) => text.clone(),
         MountOption::DefaultPermissions => "default_permissions".to_owned(),
         MountOption::RO => "ro".to_owned(),

@@ -18,10 +18,11 @@ mod own;
 mod pool;
 mod table;
 mod unmount;
+mod waiting;
 
 pub use mount::{
     MountOptions, Mounted, SESSION_THREADS, Unmounter, check_answers, mount, negotiate,
     raise_read_ahead, session_config,
 };
-pub use table::is_brfs_mount;
-pub use unmount::unmount;
+pub use table::{is_brfs_mount, mounted_source};
+pub use unmount::{unmount, unmount_by_force};

@@ -14,6 +14,7 @@ use super::attrs::Ownership;
 use super::inodes::ROOT;
 use super::own::OwnMount;
 use super::table::{SUBTYPE, is_brfs_mount};
+use super::waiting::Waiting;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tree::Node;
 
@@ -21,7 +22,7 @@ use crate::tree::Node;
 /// everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// What the mount table says is mounted (after `brfs#`): never with secrets.
+    /// What the mount table says is mounted, as `/etc/fstab` has it: never with secrets.
     pub source: String,
     /// Admits other users, within the nodes' permissions.
     pub allow_other: bool,
@@ -137,7 +138,9 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     // A root that cannot be shown is better said now than by every program that looks.
     root.base().attr()?;
     let config = session_config(options);
-    let adapter = Adapter::new(root, ownership, config.n_threads.unwrap_or(1));
+    let waiting = Arc::new(Waiting::default());
+    let threads = config.n_threads.unwrap_or(1);
+    let adapter = Adapter::new(root, ownership, threads, Arc::clone(&waiting));
     let connection =
         attach(&mountpoint, &config).map_err(|error| explain(&error, &mountpoint, options))?;
     let broke = |error| {
@@ -150,6 +153,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
         session: None,
         own: Arc::new(OwnMount::new(mountpoint.clone(), kept)),
     };
+    waiting.belongs_to(Arc::clone(&mounted.own));
     let session = Session::from_fd(adapter, connection.into(), config.acl, config)
         .and_then(Session::spawn)
         .map_err(|error| {
@@ -164,20 +168,13 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
 /// The session settings for these options. Public so that benchmarks can serve something else in
 /// exactly the same way.
 pub fn session_config(options: &MountOptions) -> Config {
-    // A comma would end the option, and a backslash escape what follows, where `fusermount3` reads
-    // it.
-    let source: String = options
-        .source
-        .chars()
-        .map(|c| match c {
-            ',' | '\\' => '_',
-            c if c.is_control() => '_',
-            c => c,
-        })
-        .collect();
+    let source = match options.source.as_str() {
+        "" => SUBTYPE,
+        source => source,
+    };
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(format!("brfs#{source}")),
+        MountOption::FSName(source.to_owned()),
         // Given as a plain option it reaches the kernel on both ways to mount.
         MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
         MountOption::RO,
@@ -269,10 +266,32 @@ pub fn check_answers(mountpoint: &Path) -> Result<()> {
     ))
 }
 
+/// Most dead mounts that lie over each other.
+const MOST_DEAD: usize = 16;
+
+/// Takes brfs mounts away whose programs are gone; tells whether there was one.
+fn take_dead_away(mountpoint: &Path) -> bool {
+    let mut any = false;
+    for _ in 0..MOST_DEAD {
+        match super::own::unmount_dead(mountpoint) {
+            Ok(true) => any = true,
+            Ok(false) => break,
+            Err(error) => {
+                tracing::warn!("{error}");
+                break;
+            }
+        }
+    }
+    any
+}
+
 /// The canonical mount point, when it can be one.
 fn check_mountpoint(mountpoint: &Path) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let invalid = |message: String| Error::new(ErrorKind::Invalid, message);
+    if take_dead_away(mountpoint) {
+        tracing::warn!("the mount at {shown} was dead: its program is gone; it is replaced");
+    }
     let meta = match std::fs::metadata(mountpoint) {
         Ok(meta) => meta,
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {

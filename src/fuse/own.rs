@@ -1,11 +1,12 @@
 //! The mount that this process serves, told from whatever else is mounted at the same directory.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::table;
@@ -48,21 +49,21 @@ impl OwnMount {
         }
     }
 
+    /// Whether it has been taken away lazily: programs still use it, but no directory leads to it.
+    pub(super) fn is_detached(&self) -> bool {
+        let Some(device) = &self.device else {
+            return false;
+        };
+        table::has_device(device) == Some(false) && self.is_connected()
+    }
+
     /// Takes it away from its directory, if it is still the topmost mount there; programs that use it
     /// may finish. Tells whether it was.
     ///
     /// # Errors
     /// When the system refuses.
     pub(super) fn unmount(&self) -> Result<bool> {
-        let failed = |errno: rustix::io::Errno| {
-            Error::from_io(
-                errno.into(),
-                &format!("cannot unmount {}", self.at.display()),
-            )
-        };
-        // Whatever is mounted there now stays what it is while this is open.
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let Ok(there) = rustix::fs::open(&self.at, flags, Mode::empty()) else {
+        let Some(there) = hold(&self.at) else {
             return Ok(false);
         };
         let number = there.as_raw_fd();
@@ -73,12 +74,49 @@ impl OwnMount {
         if !self.is_connected() {
             return Ok(false);
         }
-        match rustix::mount::unmount(format!("/proc/self/fd/{number}"), UnmountFlags::DETACH) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::PERM) => {
-                super::unmount::with_helper(&self.at, true).map(|()| true)
-            }
-            Err(errno) => Err(failed(errno)),
+        unmount_held(&there, &self.at)?;
+        Ok(true)
+    }
+}
+
+/// Opens whatever is mounted at a directory now, so that it stays what it is. Asks it nothing.
+fn hold(at: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(at, flags, Mode::empty()).ok()
+}
+
+/// Takes the mount that is held away from its directory.
+fn unmount_held(held: &OwnedFd, at: &Path) -> Result<()> {
+    let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
+    match rustix::mount::unmount(itself, UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => super::unmount::with_helper(at, true),
+        Err(errno) => Err(Error::from_io(
+            errno.into(),
+            &format!("cannot unmount {}", at.display()),
+        )),
+    }
+}
+
+/// Takes away the topmost mount at this directory when it is a brfs mount whose program is gone. Tells
+/// whether it was.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn unmount_dead(mountpoint: &Path) -> Result<bool> {
+    let Some(held) = hold(mountpoint) else {
+        return Ok(false);
+    };
+    // Not from what the kernel was told a moment ago.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let asked = rustix::fs::statx(&held, "", flags, StatxFlags::BASIC_STATS);
+    let is_dead = matches!(asked, Err(Errno::NOTCONN));
+    // Where the path leads to is asked of the kernel: the mount does not answer.
+    let at = std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    match at {
+        Ok(at) if is_dead && table::is_brfs_mount(&at) == Some(true) => {
+            unmount_held(&held, &at).map(|()| true)
         }
+        _ => Ok(false),
     }
 }

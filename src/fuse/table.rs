@@ -25,6 +25,13 @@ pub(super) fn device(mountpoint: &Path) -> Option<String> {
     mounted.is_brfs.then_some(mounted.device)
 }
 
+/// Whether a file system with this device number is mounted anywhere that this process can see.
+pub(super) fn has_device(device: &str) -> Option<bool> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mut lines = table.split(|b| *b == b'\n');
+    Some(lines.any(|line| line.split(|b| *b == b' ').nth(2) == Some(device.as_bytes())))
+}
+
 /// The device number of the mount in which this open file of our own lies.
 pub(super) fn device_of_descriptor(number: RawFd) -> Option<String> {
     // From the kernel's notes: `fstat` would ask the mount.
@@ -42,9 +49,17 @@ fn device_of_mount(table: &[u8], id: &str) -> Option<String> {
     })
 }
 
+/// What the brfs mount at this (absolute, canonical) directory shows, as the mount table has it.
+pub fn mounted_source(mountpoint: &Path) -> Option<OsString> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounted = find(&table, mountpoint)?;
+    mounted.is_brfs.then_some(mounted.source)
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     is_brfs: bool,
+    source: OsString,
     device: String,
 }
 
@@ -61,9 +76,12 @@ fn find(table: &[u8], mountpoint: &Path) -> Option<Found> {
         if unescape(at) != mountpoint {
             continue;
         }
-        let fs_type = fields.skip_while(|f| *f != b"-").nth(1).unwrap_or(b"");
+        let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+        let fs_type = fields.next().unwrap_or(b"");
+        let source = fields.next().unwrap_or(b"");
         found = Some(Found {
             is_brfs: OsStr::from_bytes(fs_type) == format!("fuse.{SUBTYPE}").as_str(),
+            source: unescape(source),
             device: String::from_utf8_lossy(device).into_owned(),
         });
     }
@@ -96,8 +114,8 @@ mod tests {
 
     const TABLE: &[u8] = b"\
 21 1 254:0 / / rw,relatime - ext4 /dev/root rw
-40 21 0:50 / /mnt/a\\040b ro,nosuid shared:9 - fuse.brfs brfs#/srv ro,user_id=0
-41 21 0:51 / /mnt/c ro - fuse.brfs brfs#/srv ro
+40 21 0:50 / /mnt/a\\040b ro,nosuid shared:9 - fuse.brfs /srv ro,user_id=0
+41 21 0:51 / /mnt/c ro - fuse.brfs /srv ro
 42 21 0:52 / /mnt/c rw - tmpfs tmpfs rw
 43 21 0:53 / /mnt/d ro - fuse.sshfs host: ro
 ";
@@ -111,6 +129,7 @@ mod tests {
         assert_eq!(is_brfs("/mnt"), None);
         let found = find(TABLE, Path::new("/mnt/a b")).unwrap();
         assert_eq!(found.device, "0:50");
+        assert_eq!(found.source, "/srv");
     }
 
     #[test]

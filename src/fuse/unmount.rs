@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::attach::HELPERS;
-use super::table::is_brfs_mount;
+use super::table::{device, is_brfs_mount};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Unmounts a brfs mount; the process that serves it then ends by itself. A `lazy` unmount takes
@@ -17,26 +17,51 @@ use crate::error::{Error, ErrorKind, Result};
 /// `Invalid` when no brfs mount is there, `Denied` when it belongs to somebody else, `Io` when it
 /// is busy or the system refuses.
 pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<()> {
-    let at = resolve(mountpoint)?;
-    let invalid = |why: &str| Error::new(ErrorKind::Invalid, format!("{}: {why}", at.display()));
-    match is_brfs_mount(&at) {
-        Some(true) => {}
-        Some(false) => return Err(invalid("something else than brfs is mounted there")),
-        None => return Err(invalid("nothing is mounted there")),
-    }
     let mut flags = UnmountFlags::NOFOLLOW;
     if lazy {
         flags |= UnmountFlags::DETACH;
     }
-    match rustix::mount::unmount(&at, flags) {
+    unmount_with(&resolve(mountpoint)?, flags)
+}
+
+fn unmount_with(at: &Path, flags: UnmountFlags) -> Result<()> {
+    let invalid = |why: &str| Error::new(ErrorKind::Invalid, format!("{}: {why}", at.display()));
+    match is_brfs_mount(at) {
+        Some(true) => {}
+        Some(false) => return Err(invalid("something else than brfs is mounted there")),
+        None => return Err(invalid("nothing is mounted there")),
+    }
+    match rustix::mount::unmount(at, flags) {
         Ok(()) => Ok(()),
-        Err(Errno::PERM) => with_helper(&at, lazy),
-        Err(Errno::BUSY) => Err(busy(&at)),
+        Err(Errno::PERM) => with_helper(at, flags.contains(UnmountFlags::DETACH)),
+        Err(Errno::BUSY) => Err(busy(at)),
         Err(errno) => Err(Error::from_io(
             errno.into(),
             &format!("cannot unmount {}", at.display()),
         )),
     }
+}
+
+/// Unmounts a brfs mount whatever uses it: programs that wait for it get an error at once, and so does
+/// whatever they ask for later. Works also where the serving process itself hangs.
+///
+/// # Errors
+/// As [`unmount`].
+pub fn unmount_by_force(mountpoint: &Path) -> Result<()> {
+    let at = resolve(mountpoint)?;
+    // Whoever mounted it may end its connection, where the system shows connections; for root the
+    // system call does so as well.
+    let connection = device(&at).and_then(|device| {
+        let (_, minor) = device.split_once(':')?;
+        Some(format!("/sys/fs/fuse/connections/{minor}/abort"))
+    });
+    if let Some(abort) = connection
+        && let Err(error) = std::fs::write(&abort, "1")
+    {
+        tracing::debug!("{abort}: {error}");
+    }
+    let flags = UnmountFlags::NOFOLLOW | UnmountFlags::FORCE | UnmountFlags::DETACH;
+    unmount_with(&at, flags)
 }
 
 /// The canonical path, without asking the mount itself: it may be dead or hang.
@@ -65,7 +90,8 @@ fn busy(at: &Path) -> Error {
         ErrorKind::Io,
         format!(
             "{at} is busy: a program still uses it (an open file, or a shell standing in it; \
-             `fuser -vm {at}` tells which). `brfs umount --lazy {at}` takes it away all the same"
+             `fuser -vm {at}` tells which). `brfs umount --lazy {at}` takes it away all the same, \
+             `--force` also from programs that wait for storage"
         ),
     )
 }

@@ -10,6 +10,7 @@ mod cached;
 mod decrypt;
 mod disk_cache;
 mod local;
+pub mod notice;
 mod path;
 mod primed;
 #[cfg(feature = "s3")]

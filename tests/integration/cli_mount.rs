@@ -132,7 +132,7 @@ fn mount_table_tells_what_is_mounted_and_how() {
     let at = place.at().to_str().unwrap().replace(' ', "\\040");
     let line = table.lines().find(|l| l.contains(&at)).unwrap();
     let source = place.repository.to_str().unwrap().replace(' ', "\\040");
-    assert!(line.starts_with(&format!("brfs\\043{source} ")), "{line}");
+    assert!(line.starts_with(&format!("{source} ")), "{line}");
     for option in [
         "fuse.brfs",
         "ro",
@@ -323,21 +323,74 @@ fn signal_leaves_what_is_mounted_over() {
 }
 
 #[test]
-fn dead_mount_is_named_and_can_be_taken_away() {
+fn dead_mount_can_be_taken_away_and_is_replaced() {
     if !can_mount() {
         return;
     }
     let place = Place::mounted(&[]);
+    let die = || {
+        kill_process(place.server().unwrap(), Signal::KILL).unwrap();
+        while std::fs::metadata(place.at()).is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    die();
+    let output = umount(place.at(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(is_brfs_mount(place.at()), None);
+    assert!(place.mount(&[]).status.success());
+    die();
+    let output = place.mount(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    std::fs::read_dir(place.at()).unwrap();
+    // In its place, not on top of it.
+    assert!(umount(place.at(), &[]).status.success());
+    assert_eq!(is_brfs_mount(place.at()), None);
+}
+
+#[test]
+fn mount_all_knows_what_is_mounted_already() {
+    let tools = [has_program("mount.fuse3"), has_program("unshare")];
+    if !can_mount() || !needs("mount.fuse3, unshare", tools == [true; 2]) {
+        return;
+    }
+    let place = place();
+    let dir = place.dir.path();
+    // In a mount namespace of its own, where the program can be in everybody's PATH.
+    let script = format!(
+        r#"
+        cd {dir:?}
+        mount -t tmpfs none /usr/local/bin
+        ln -s {BRFS} /usr/local/bin/brfs
+        echo "$PWD/repository\\040with\\040space $PWD/mount\\040point fuse.brfs ro 0 0" >fstab
+        for time in first second; do mount -a -T fstab; done
+        # Also where mount(8) cannot tell and asks the helper.
+        brfs "$PWD/repository with space" "$PWD/mount point" -o ro
+        grep -c "/mount.040point " /proc/self/mountinfo
+        umount "mount point" /usr/local/bin
+        "#
+    );
+    let output = Command::new("unshare")
+        .args(["-m", "bash", "-euc", &script])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(said(&output), "1\n");
+    place.wait_until_gone();
+    // A dead mount is none that is there already.
+    let helper = || {
+        let mut command = Command::new(BRFS);
+        command.arg(&place.repository).arg(place.at());
+        let output = command.args(["-o", "ro"]).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        std::fs::read_dir(place.at()).unwrap();
+    };
+    helper();
     kill_process(place.server().unwrap(), Signal::KILL).unwrap();
     while std::fs::metadata(place.at()).is_ok() {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let output = place.mount(&[]);
-    assert!(!output.status.success());
-    assert!(said(&output).contains("umount"), "{}", said(&output));
-    let output = umount(place.at(), &[]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(place.mount(&[]).status.success());
+    helper();
 }
 
 #[test]
@@ -368,6 +421,14 @@ fn mistakes_are_explained_before_anything_is_mounted() {
     assert!(text.contains("VHD"), "{text}");
     let text = fails(&place.repository, &none, &[]);
     assert!(text.contains("does not exist"), "{text}");
+    // Told once, whoever found it.
+    let text = fails(&none, place.at(), &[]);
+    assert_eq!(text.matches("No such file").count(), 1, "{text}");
+    let mut command = Command::new(BRFS);
+    command.env_remove("BRFS_REPOSITORY");
+    let output = command.arg("mount").arg(&place.repository).output();
+    let text = said(&output.unwrap());
+    assert!(text.contains("the mount point is missing"), "{text}");
     let text = fails(&place.repository, place.at(), &["-o", "nonsense"]);
     assert!(text.contains("nonsense"), "{text}");
     let text = fails(&place.repository, place.at(), &["--log-file", "/nowhere/x"]);
@@ -448,6 +509,8 @@ fn ordinary_user_mounts_and_unmounts_with_fusermount3() {
         mknod -m 666 dev/fuse c 10 229 && mount --bind dev/fuse /dev/fuse
         chmod 755 . && chown 65534 "mount point"
         user="setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/"
+        (! $user env PATH=/nowhere "$PWD/brfs" mount "repository with space" "mount point" 2>said)
+        grep "apt install fuse3" said
         $user ./brfs mount "repository with space" "mount point"
         $user ls -la "mount point"
         $user stat -c "owner %u" "mount point"

@@ -155,3 +155,21 @@ fn a_server_that_never_answered_is_given_up_with_the_reason() {
         }
     });
 }
+
+#[test]
+fn who_waits_for_long_is_told_why() {
+    let bucket = Bucket::new("bucket", &[("dir/xo-vm-backups/x/y", b"")]);
+    let server = FaultServer::start(move |seen| {
+        let answer = bucket.answer(seen);
+        answer.delivered(Delivery::Late(std::time::Duration::from_secs(4)))
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_brfs"));
+    command.args(["ls", &url(&server)]);
+    command.stdin(std::process::Stdio::null());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("brfs: storage has not answered for 3 s"),
+        "{errors}"
+    );
+}

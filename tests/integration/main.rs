@@ -47,6 +47,7 @@ mod second_mount;
 mod secrets;
 mod store_conformance;
 mod tree_walk;
+mod waiting;
 mod windows_chains;
 mod xo_written;
 

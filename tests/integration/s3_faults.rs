@@ -49,6 +49,39 @@ fn hasty(server: &FaultServer) -> S3Store {
     S3Store::open(config).unwrap()
 }
 
+/// A call of a program that needs several requests waits no longer than for one of them.
+#[test]
+fn retry_budget_is_that_of_a_call() {
+    let silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let bucket = bucket();
+    let fails = silent.clone();
+    let server = FaultServer::start(move |seen| {
+        let sound = bucket.answer(seen);
+        match fails.load(Ordering::Relaxed) {
+            true => sound.delivered(Delivery::Reset),
+            false => sound,
+        }
+    });
+    let store = hasty(&server);
+    let path = StorePath::new("block").unwrap();
+    store.head(&path).unwrap();
+    silent.store(true, Ordering::Relaxed);
+    let attempts = |times: usize| -> Vec<usize> {
+        let one = |_| {
+            let before = server.seen().len();
+            store.head(&path).unwrap_err();
+            server.seen().len() - before
+        };
+        (0..times).map(one).collect()
+    };
+    let within_a_call = brfs::call::on_call(|| attempts(3));
+    assert!(within_a_call[0] > 1, "{within_a_call:?}");
+    assert_eq!(within_a_call[1..], [1, 1]);
+    // The next call has a budget of its own.
+    let next = brfs::call::on_call(|| attempts(1));
+    assert!(next[0] > 1, "{next:?}");
+}
+
 fn bucket() -> Bucket {
     Bucket::new(
         "bucket",

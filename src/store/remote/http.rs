@@ -7,6 +7,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ const USER_AGENT: &str = concat!("brfs/", env!("CARGO_PKG_VERSION"));
 tokio::task_local! {
     /// The silence that the request of this task puts up with; the client's default otherwise.
     pub(crate) static IDLE_TIMEOUT: Duration;
+    /// Whether an answer to the request of this task has begun.
+    pub(crate) static ANSWERED: Arc<AtomicBool>;
 }
 
 type Pool = Client<InTime<HttpsConnector<Hop>>, SdkBody>;
@@ -179,6 +182,7 @@ impl Http {
             .await
             .map_err(|_| ConnectorError::timeout(Silence(idle).into()))?
             .map_err(|e| ConnectorError::io(e.into()))?;
+        let _ = ANSWERED.try_with(|answered| answered.store(true, Ordering::Relaxed));
         let limited = limited || !response.status().is_success();
         let limit = if limited { MAX_MESSAGE } else { u64::MAX };
         Ok(response.map(|body| SdkBody::from_body_1_x(GuardedBody::new(body, idle, limit))))

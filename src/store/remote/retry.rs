@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fault::{Fault, Next};
-use super::http::{Http, IDLE_TIMEOUT};
+use super::http::{ANSWERED, Http, IDLE_TIMEOUT};
 use super::limit::{Lane, Limiter};
 use super::tls;
+use crate::call::{self, Failing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::notice::{self, LONG};
 use crate::store::{Request, StoreStats};
 
 const MAX_DELAY: Duration = Duration::from_secs(20);
@@ -23,6 +25,8 @@ const FIRST_CONTACT: Duration = Duration::from_secs(30);
 /// After a time-out, the next attempt waits longer, up to this many times the idle time-out:
 /// there are servers that take half a minute over one page of a listing.
 const MAX_PATIENCE: u32 = 4;
+/// What an attempt gets when the budget of its call is used up.
+const LAST_ATTEMPT: Duration = Duration::from_secs(5);
 /// How often a region or a clock is corrected within one request.
 const MAX_CURES: u32 = 2;
 
@@ -34,7 +38,7 @@ pub(crate) type Attempt<T> = Result<(T, u64), Fault>;
 pub(crate) struct Patience {
     /// How long a connection may stay silent.
     pub(crate) idle_timeout: Duration,
-    /// How long one request is tried again.
+    /// How long the requests of one call are tried again, all in all.
     pub(crate) retry_budget: Duration,
     /// The wait before the first of these attempts.
     pub(crate) first_delay: Duration,
@@ -67,6 +71,14 @@ impl Transport {
         })
     }
 
+    /// How long an attempt may meet with silence: no longer than the budget lasts, but for a moment in
+    /// any case.
+    fn silence(&self, patience: u32, lost: Duration) -> Duration {
+        let idle = self.patience.idle_timeout;
+        let left = self.patience.retry_budget.saturating_sub(lost);
+        (idle * patience).min(left.max(idle.min(LAST_ATTEMPT)))
+    }
+
     fn set_reached(&self) {
         self.reached.store(true, Ordering::Relaxed);
     }
@@ -85,6 +97,8 @@ impl Transport {
         Fut: Future<Output = Attempt<T>>,
     {
         let first = Instant::now();
+        let call = call::current();
+        let mut failing = None;
         let mut tries: u32 = 0;
         let mut bounded: u32 = 0;
         let mut cures: u32 = 0;
@@ -92,8 +106,9 @@ impl Transport {
         loop {
             let permit = self.limiter.acquire(lane).await;
             let started = Instant::now();
-            let idle = self.patience.idle_timeout * patience;
-            let result = IDLE_TIMEOUT.scope(idle, attempt()).await;
+            let lost = call.as_ref().map_or(Duration::ZERO, |call| call.lost());
+            let idle = self.silence(patience, lost);
+            let result = tell_when_silent(first, IDLE_TIMEOUT.scope(idle, attempt())).await;
             drop(permit);
             let bytes = result.as_ref().map_or(0, |(_, bytes)| *bytes);
             let stats = &self.stats;
@@ -148,8 +163,18 @@ impl Transport {
             };
             let delay =
                 backoff(self.patience.first_delay, tries).max(fault.after.unwrap_or_default());
-            if first.elapsed().saturating_add(delay) > budget {
+            if failing.is_none() {
+                failing = call.clone().map(|call| Failing::begin(call, first));
+            }
+            let lost = call.as_ref().map_or(first.elapsed(), |call| call.lost());
+            if lost.saturating_add(delay) > budget {
+                if let Some(call) = &call {
+                    call.give_up();
+                }
                 return Err(exhausted(&fault.error, tries, first.elapsed()));
+            }
+            if first.elapsed().saturating_add(delay) >= LONG {
+                notice::say(|| format!("{}; trying again", fault.error));
             }
             tracing::debug!(
                 error = fault.error.message(),
@@ -159,6 +184,23 @@ impl Transport {
             );
             stats.record_retry(fault.throttled);
             tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+/// Makes an attempt, and says so when its answer has not begun after a while.
+async fn tell_when_silent<T>(first: Instant, attempt: impl Future<Output = T>) -> T {
+    let answered = Arc::new(AtomicBool::new(false));
+    let mut attempt = std::pin::pin!(ANSWERED.scope(answered.clone(), attempt));
+    let wait = LONG.saturating_sub(first.elapsed());
+    match tokio::time::timeout(wait, &mut attempt).await {
+        Ok(result) => result,
+        Err(_) => {
+            if !answered.load(Ordering::Relaxed) {
+                let seconds = first.elapsed().as_secs();
+                notice::say(|| format!("storage has not answered for {seconds} s; still waiting"));
+            }
+            attempt.await
         }
     }
 }
