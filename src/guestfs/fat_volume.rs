@@ -50,6 +50,17 @@ pub struct Volume {
     pub geometry: Geometry,
 }
 
+/// Whether a boot sector, or the first two entries of a table, say that the volume is in use.
+fn marked_dirty(width: Width, boot: &[u8; 512], table: &[u8; 8]) -> bool {
+    const DIRTY: u8 = 1;
+    match width {
+        Width::Fat12 => boot[0x25] & DIRTY != 0,
+        Width::Fat16 => boot[0x25] & DIRTY != 0 || le16(table, 2) & 0x8000 == 0,
+        Width::Fat32 => boot[0x41] & DIRTY != 0 || le32(table, 4) & 0x0800_0000 == 0,
+        Width::ExFat => boot[0x6A] & 2 != 0,
+    }
+}
+
 /// An error about a damaged volume.
 pub fn bad(message: &str) -> Error {
     Error::corrupt(format!("fat: {message}"))
@@ -183,7 +194,24 @@ impl Volume {
         let mut boot = [0; 512];
         device.read(&mut boot, 0)?;
         let geometry = Geometry::parse(&boot)?;
-        Ok(Volume { device, geometry })
+        let volume = Volume { device, geometry };
+        if volume.is_dirty(&boot) {
+            tracing::warn!(
+                "fat: the volume was in use or was not unmounted; it is shown as it is on the disk"
+            );
+        }
+        Ok(volume)
+    }
+
+    /// Whether the system that used the volume has not said that all is written. Linux says so in the boot sector,
+    /// Windows in the second entry of the table. There is no journal to make up for it.
+    fn is_dirty(&self, boot: &[u8; 512]) -> bool {
+        let mut entries = [0xFF; 8];
+        // A table that cannot be read is told of by whoever needs it.
+        let _ = self
+            .device
+            .try_read(&mut entries, self.geometry.table_start);
+        marked_dirty(self.geometry.width, boot, &entries)
     }
 
     /// The clusters of a chain in order, at most `limit`. Walks the table in chunks.
@@ -340,5 +368,33 @@ impl Table<'_> {
             }
         }
         Ok(self.chunk[(at - self.start) as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_in_use_are_told_from_those_that_were_unmounted() {
+        let clean = [0xF8, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
+        let boot = [0; 512];
+        for (width, at, bit) in [
+            (Width::Fat12, 0x25, 1),
+            (Width::Fat16, 0x25, 1),
+            (Width::Fat32, 0x41, 1),
+            (Width::ExFat, 0x6A, 2),
+        ] {
+            assert!(!marked_dirty(width, &boot, &clean));
+            let mut used = boot;
+            used[at] = bit;
+            assert!(marked_dirty(width, &used, &clean));
+        }
+        let mut table = clean;
+        table[3] = 0x7F;
+        assert!(marked_dirty(Width::Fat16, &boot, &table));
+        table = clean;
+        table[7] = 0x07;
+        assert!(marked_dirty(Width::Fat32, &boot, &table));
     }
 }
