@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::inside::Inside;
 use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
 use super::ls::NAME_UNKNOWN;
 use super::output::{escape, human_size, print_json, to_stdout};
@@ -20,7 +21,8 @@ const CACHE_BYTES: u64 = 8 << 20;
 
 /// Tell what a VM's restore points and disks consist of and what is wrong with them.
 ///
-/// Reads metadata, headers and block tables, not the data. Exit code: 0 when nothing wrong was
+/// Reads metadata, headers and block tables; of the data only partition tables and the starts of the volumes, where one
+/// restore point or disk is asked for. Exit code: 0 when nothing wrong was
 /// found, 1 when something was, 2 when nothing could be looked at.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -94,7 +96,7 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
         bail!("which VM? `brfs ls REPOSITORY` lists them");
     };
     let (row, context, disk) = (single.row(), single.context, single.disk);
-    let report = inspect_disk(context.store(), row, Some(disk));
+    let report = inspect_disk(context.store(), row, Some(disk), true);
     let damaged = !report.row.problems.is_empty();
     if args.json {
         #[derive(Serialize)]
@@ -203,8 +205,30 @@ fn print_disk(out: &mut dyn Write, disk: &DiskReport, with_chain: bool) -> Resul
     if let Some(uuid) = &row.vdi_uuid {
         writeln!(out, "    VDI uuid {}", escape(uuid))?;
     }
+    if let Some(inside) = &disk.inside {
+        print_inside(out, inside)?;
+    }
     print_lines(out, "    ", &problems_of_disk(disk), &disk.notes)?;
     print_chain(out, disk)
+}
+
+/// `inside: gpt; part1 efi-system: fat, 512 MiB; part2 linux: ext, 20 GiB`
+fn print_inside(out: &mut dyn Write, inside: &Inside) -> Result<()> {
+    write!(
+        out,
+        "    inside: {}",
+        inside.content.unwrap_or(inside.table)
+    )?;
+    for part in &inside.partitions {
+        let size = human_size(part.size);
+        write!(
+            out,
+            "; part{} {}: {}, {size}",
+            part.number, part.kind, part.content
+        )?;
+    }
+    writeln!(out)?;
+    Ok(())
 }
 
 /// The problems of the disk that are not those of one of its images: these stand with the image.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::inside::{Inside, look_inside};
 use super::ls::{DiskRow, PointRow, VmRow, disk_row, open_disk, point_row, vm_row};
 use crate::error::ErrorKind;
 use crate::image::merge_state::{
@@ -48,6 +49,8 @@ pub(super) struct DiskReport {
     pub row: DiskRow,
     /// Bytes allocated over the whole chain, when they can be counted.
     pub allocated: Option<u64>,
+    /// What is in it, where a single restore point or disk was asked for.
+    pub inside: Option<Inside>,
     /// What is worth knowing but no damage.
     pub notes: Vec<String>,
     /// The images, youngest first.
@@ -72,7 +75,12 @@ pub(super) fn inspect(
         let Some(point) = vm.vm.report_point(listed) else {
             continue;
         };
-        points.push(inspect_point(context, &point, only_disk));
+        points.push(inspect_point(
+            context,
+            &point,
+            only_disk,
+            only_point.is_some(),
+        ));
     }
     let row = vm_row(vm);
     let damaged = !row.problems.is_empty() || points.iter().any(|p| p.damaged);
@@ -89,6 +97,7 @@ fn inspect_point(
     context: &Arc<DiskContext>,
     point: &RestorePoint,
     only_disk: Option<&str>,
+    is_single: bool,
 ) -> PointReport {
     let records: Vec<_> = point
         .disks
@@ -98,7 +107,12 @@ fn inspect_point(
     let threads = context.store().traits().parallelism;
     let disk_reports = parallel_map(&records, threads, |record| {
         let disk = open_disk(context, point, record);
-        let mut report = inspect_disk(context.store(), disk_row(record, &disk), disk.ok());
+        let mut report = inspect_disk(
+            context.store(),
+            disk_row(record, &disk),
+            disk.ok(),
+            is_single && !record.suspend,
+        );
         let recorded = record.virtual_size.filter(|s| Some(*s) != report.row.size);
         if let (Some(recorded), Some(_)) = (recorded, report.row.format) {
             let note = format!("the VDI's record tells another size: {recorded} bytes");
@@ -120,6 +134,7 @@ pub(super) fn inspect_disk(
     store: &Arc<dyn Store>,
     mut row: DiskRow,
     disk: Option<Arc<Disk>>,
+    with_inside: bool,
 ) -> DiskReport {
     let mut notes = Vec::new();
     // Without a disk the row says why there is none.
@@ -127,6 +142,7 @@ pub(super) fn inspect_disk(
         return DiskReport {
             row,
             allocated: None,
+            inside: None,
             notes,
             chain: Vec::new(),
         };
@@ -139,9 +155,24 @@ pub(super) fn inspect_disk(
     });
     notes.extend(merge_notes(&**store, &chain));
     row.size = Some(disk.len_bytes());
+    let mut inside = None;
+    if with_inside {
+        match look_inside(&disk) {
+            Ok(found) => {
+                notes.extend(found.problems.iter().cloned());
+                inside = Some(found);
+            }
+            // A disk that is known to be damaged is told of already.
+            Err(_) if !row.problems.is_empty() => {}
+            Err(e) => row
+                .problems
+                .push(format!("its partition table cannot be read: {e}")),
+        }
+    }
     DiskReport {
         row,
         allocated: allocated.ok(),
+        inside,
         notes,
         chain,
     }

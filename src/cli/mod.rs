@@ -9,6 +9,7 @@ mod daemon;
 mod fstab;
 mod hide;
 pub mod info;
+mod inside;
 mod inspect;
 mod logging;
 pub mod ls;

@@ -296,13 +296,7 @@ fn describe_disk(found: &DiskVolumes, problems: &[Problem]) -> Attributes {
         table => (table.as_str(), None),
     };
     let mut attributes: Attributes = vec![("user.brfs.content".into(), content.into())];
-    let said = problems.iter().map(|problem| {
-        let subject = problem.subject.strip_prefix(&found.name);
-        let subject = subject.map_or(&*problem.subject, |rest| {
-            rest.trim_start_matches([':', '/', ' '])
-        });
-        format!("{subject}: {}", problem.message)
-    });
+    let said = problems.iter().map(|problem| problem.within(&found.name));
     // What is wrong with the table is why nothing is known of the disk.
     let why = why.filter(|_| problems.is_empty() || found.content != Content::Unknown);
     add_problem(&mut attributes, said.chain(why));

@@ -73,14 +73,14 @@ impl Claim {
 
     /// Whether this or a table counts.
     pub(super) fn against(&self, table: &Table) -> Verdict {
-        if !table.is_sound {
-            return Verdict::Claim;
-        }
         let ends_before = |end: u64| {
             let mut all = table.partitions.iter();
             all.all(|part| part.start_bytes.saturating_add(part.len_bytes) <= end)
         };
         match (self.content, self.table_end) {
+            // Seen from one member it may well look damaged.
+            (Content::MdMember, Some(u64::MAX)) => Verdict::Inside,
+            _ if !table.is_sound => Verdict::Claim,
             (Content::MdMember, Some(end)) if ends_before(end) => Verdict::Inside,
             // Who makes an array leaves the first sectors alone, and so does who makes a partition table.
             (Content::MdMember, _) => Verdict::Both,

@@ -10,7 +10,7 @@ use super::claim::{Claim, Verdict};
 use super::mbr::{self, Belief};
 use super::signature::{self, Content};
 use super::{Partition, Problem, gpt};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::io::ReadAt;
 
 /// The kind of a table.
@@ -70,7 +70,19 @@ pub fn lay_out(disk: &dyn ReadAt) -> Result<Layout> {
         let content = signature::identify(disk)?;
         return Ok(Layout { table, content });
     }
-    let Some(claim) = Claim::find(disk, &table)? else {
+    let claim = match Claim::find(disk, &table) {
+        // Damage elsewhere on the disk does not hide the partitions.
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+            let message =
+                format!("whether the disk as a whole is something else is not known: {error}");
+            table
+                .problems
+                .push(Problem::new("partition table", message));
+            None
+        }
+        found => found?,
+    };
+    let Some(claim) = claim else {
         let content = Content::Unknown;
         return Ok(Layout { table, content });
     };

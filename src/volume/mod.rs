@@ -92,4 +92,13 @@ impl Problem {
             message: message.into(),
         }
     }
+
+    /// The problem in words, as told where it is clear that `name` is meant.
+    pub fn within(&self, name: &str) -> String {
+        let rest = self.subject.strip_prefix(name);
+        let subject = rest.map_or(&*self.subject, |rest| {
+            rest.trim_start_matches([':', '/', ' '])
+        });
+        format!("{subject}: {}", self.message)
+    }
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::guest_support::{context_of, golden};
-use crate::support::brfs::BrfsMount;
+use crate::support::brfs::{BrfsMount, brfs_json};
 use crate::support::chain::Chain;
 use crate::support::md;
 use crate::support::mountpoint::{TempDir, can_mount};
 use crate::support::repo::Vm;
 use crate::support::rng::Rng;
 use crate::support::table::{mbr, write_gpt};
+use brfs::error::{Error, ErrorKind, Result};
 use brfs::guestfs::disk::{disk_children, lvm_root, md_root};
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, File, Node};
@@ -305,6 +306,65 @@ fn a_directory_that_stays_empty_says_why() {
     }
 }
 
+#[test]
+fn the_table_of_an_array_without_copies_is_longer_than_its_first_member() {
+    let mut data = vec![0x33; 2 * MIB];
+    let entries = [(0x83, 8, 64), (0x83, 3 * SECTORS_PER_MIB, SECTORS_PER_MIB)];
+    data[..512].copy_from_slice(&mbr(&entries));
+    let striped = md::Array {
+        level: 0,
+        chunk_bytes: 65536,
+        ..mirror(2, 5)
+    };
+    let disks = [
+        md::member_at_end(striped, 0, &data),
+        md::member_at_end(striped, 1, &vec![0x44; 2 * MIB]),
+    ];
+    let dir = dir_of(&disks, 0);
+    assert!(names(&*dir).is_empty());
+    assert_eq!(attribute(&*dir, "problem"), "");
+    let inside = sub(&*roots(&disks)[0], "data");
+    assert_eq!(names(&*inside), ["part1.raw", "part2.raw"]);
+}
+
+/// A disk whose last MiB cannot be read.
+struct Torn(Vec<u8>, ErrorKind);
+
+impl ReadAt for Torn {
+    fn len_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        if offset + buf.len() as u64 > (self.0.len() - MIB) as u64 {
+            return Err(Error::new(self.1, "no such block"));
+        }
+        self.0.read_exact_at(buf, offset)
+    }
+}
+
+#[test]
+fn damage_at_the_end_of_a_disk_hides_no_partition() {
+    let mut disk = vec![0; 4 * MIB];
+    write_gpt(&mut disk, &[(2048, 4095)]);
+    let open = |kind| {
+        let disk: Arc<dyn ReadAt> = Arc::new(Torn(disk.clone(), kind));
+        let context = context_of(vec![("xvda", disk)]);
+        let open = context.disks[0].1.clone();
+        disk_children(context, "xvda", open)
+    };
+    let dir = open(ErrorKind::Corrupt);
+    assert_eq!(names(&*dir), ["part1.raw"]);
+    let problem = attribute(&*dir, "problem");
+    assert!(
+        problem.contains("not known") && problem.contains("no such block"),
+        "{problem}"
+    );
+    // What may pass is waited for: the disk could be a member of an array.
+    let error = open(ErrorKind::Transient).list().map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+}
+
 /// A repository of a guest with these disks; also its restore point's date.
 fn repository(dir: &Path, disks: &[&[u8]]) -> String {
     let mut rng = Rng::new(0xD15C);
@@ -363,6 +423,22 @@ fn volume_groups_and_arrays_are_listed_until_all_disks_are_known_to_hold_none() 
             assert!(fs::metadata(point.join(name)).unwrap().is_dir());
             fs::read_dir(point.join(name)).unwrap();
         }
+        // `info` tells of the table; no damage of the backup.
+        let (status, report) = brfs_json(&[
+            "info",
+            "--json",
+            dir.path().to_str().unwrap(),
+            "guest",
+            "latest",
+        ]);
+        let disk = &report["points"][0]["disk_reports"][0];
+        assert_eq!((status, &disk["inside"]["table"]), (0, &"mbr".into()));
+        assert_eq!(disk["inside"]["partitions"][0]["start"], 2048 * 512);
+        let note = disk["notes"][0].as_str().unwrap();
+        assert!(
+            note.starts_with("partition 2: it lies past the end"),
+            "{note}"
+        );
         // What is wrong with a disk is logged once, though three looked at it.
         let text = fs::read_to_string(&log).unwrap();
         assert_eq!(
