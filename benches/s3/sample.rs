@@ -8,7 +8,7 @@ use brfs::buffers::Buffer;
 use brfs::codec::Filter as Codec;
 use brfs::config::{Location, StoreOptions};
 use brfs::parallel::parallel_map;
-use brfs::store::{Store, StorePath};
+use brfs::store::{Store, StorePath, Validity};
 
 use crate::Run;
 use crate::data::{self, BLOCK};
@@ -95,7 +95,9 @@ pub fn fetch(url: &str, objects: &[StorePath], in_flight: usize, codec: Option<C
     let store = client(url);
     let started = Instant::now();
     parallel_map(objects, in_flight, |path| {
-        let (stored, _) = store.read(path, 64 << 20).expect("an object");
+        let (stored, _) = store
+            .read(path, 64 << 20, Validity::Ask)
+            .expect("an object");
         if let Some(codec) = codec {
             let mut decoded = Buffer::new(DECODED);
             codec.decode_into(&stored, &mut decoded).expect("decodes");
@@ -108,7 +110,7 @@ pub fn fetch(url: &str, objects: &[StorePath], in_flight: usize, codec: Option<C
 /// Fetches a whole object in ranges of a block; gives the seconds.
 pub fn fetch_ranges(url: &str, object: &StorePath, in_flight: usize) -> f64 {
     let store = client(url);
-    let file = store.open(object).expect("an object");
+    let file = store.open(object, None).expect("an object");
     let len = file.opened_meta().len_bytes;
     let places: Vec<u64> = (0..len).step_by(BLOCK as usize).collect();
     let started = Instant::now();

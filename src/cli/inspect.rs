@@ -19,7 +19,7 @@ use crate::parallel::parallel_map;
 use crate::repo::cache_index::CacheIndex;
 use crate::repo::catalogue::NamedVm;
 use crate::repo::{Catalogue, RestorePoint};
-use crate::store::{EntryKind, Store, StorePath};
+use crate::store::{EntryKind, Store, StorePath, Validity};
 
 /// Everything about what was asked for.
 #[derive(Debug, Serialize)]
@@ -201,7 +201,11 @@ fn merge_notes(store: &dyn Store, chain: &[LinkReport]) -> Vec<String> {
             if entry.kind != EntryKind::File {
                 continue;
             }
-            let read = store.read(&dir.child(&entry.name), MAX_MERGE_STATE_BYTES);
+            let read = store.read(
+                &dir.child(&entry.name),
+                MAX_MERGE_STATE_BYTES,
+                Validity::Ask,
+            );
             match read.and_then(|(data, _)| MergeState::parse(&data)) {
                 Ok(state) => {
                     let named = |file: &&str| state.chain.iter().any(|c| c == file);

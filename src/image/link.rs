@@ -20,7 +20,7 @@ use super::vhd::Uuid;
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{Entry, EntryKind, Meta, Store, StorePath};
+use crate::store::{Entry, EntryKind, Meta, Store, StorePath, Validity};
 
 /// Longest chain that is followed. XO's longest are some hundreds; the limit bounds the work that
 /// hostile files can cause.
@@ -66,7 +66,7 @@ pub(super) fn merges_of(
         };
         let path = dir.child(name);
         let parsed = store
-            .read(&path, MAX_MERGE_STATE_BYTES)
+            .read(&path, MAX_MERGE_STATE_BYTES, Validity::Ask)
             .and_then(|(json, _)| MergeState::parse(&json).map_err(|e| e.with_object(&path)))
             .and_then(|state| resolve(dir, parent, &state));
         match parsed {

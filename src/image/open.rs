@@ -14,7 +14,7 @@ use super::vhd_dir::{Examined, Fetched, InPlace, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::{Block, MetaCache};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_kept_as};
+use crate::store::{Meta, Store, StorePath, StoredFile, Version, read_listed_as};
 
 /// Longest alias file, as XO writes them.
 const MAX_ALIAS_BYTES: u64 = 1024;
@@ -358,7 +358,7 @@ impl Registry {
 
     fn resolve_alias(&self, path: &StorePath, listed: Option<&Meta>) -> Result<StorePath> {
         let store = self.store.as_ref();
-        read_kept_as(store, path, MAX_ALIAS_BYTES, listed, |text, _| {
+        read_listed_as(store, path, MAX_ALIAS_BYTES, listed, |text, _| {
             Self::target_of(path, &text)
         })
     }

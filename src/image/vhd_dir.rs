@@ -25,7 +25,7 @@ use crate::cache::{MetaCache, MetaKey, MetaKind};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::StableHash;
-use crate::store::{Meta, Store, StorePath, StoredFile, Version};
+use crate::store::{Meta, Store, StorePath, StoredFile, Validity, Version};
 
 /// Bits per cached page of the block table: 8 KiB, 128 GiB of a disk with 2 MiB blocks.
 const PAGE_BITS: u64 = 65_536;
@@ -183,7 +183,7 @@ impl VhdDir {
             .child(&format!("parentLocatorEntry{}", locator.index));
         let most = u64::from(MAX_LOCATOR_BYTES);
         let max_len = self.filter.max_stored_len(most);
-        let (stored, _) = self.store.read(&path, max_len)?;
+        let (stored, _) = self.store.read(&path, max_len, Validity::Ask)?;
         let bytes = self.filter.decode_prefix(&stored, most as usize, most);
         bytes
             .map(|bytes| bytes.into_owned())
@@ -267,7 +267,11 @@ impl VhdDir {
         let path = self.base.child("bat");
         let (stored, meta) = self
             .store
-            .read(&path, self.filter.max_stored_len(self.max_bat_bytes))
+            .read(
+                &path,
+                self.filter.max_stored_len(self.max_bat_bytes),
+                Validity::Ask,
+            )
             .map_err(missing_is_damage)?;
         self.keep_table(&stored, meta.version, wanted)
     }

@@ -136,7 +136,7 @@ impl VhdFile {
         meta: &Arc<MetaCache>,
     ) -> Result<Opened<VhdFile>> {
         let open = |listed| {
-            let file = store.open_as(path, listed)?;
+            let file = store.open(path, listed)?;
             Self::from_file(store, file, path, id, meta).map_err(|e| e.with_object(path))
         };
         match open(listed) {

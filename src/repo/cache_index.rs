@@ -16,7 +16,7 @@ use super::json::Pruned;
 use super::layout::{self, CACHE_FILE};
 use super::metadata::{self, RestorePoint};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Meta, Store, StorePath, read_kept_as};
+use crate::store::{Meta, Store, StorePath, read_listed_as};
 
 /// Largest file that is read, in bytes.
 pub const MAX_COMPRESSED_BYTES: u64 = 16 << 20;
@@ -136,7 +136,7 @@ fn read<T>(
     parse: impl Fn(&[u8], Meta) -> Result<T>,
 ) -> Result<Option<T>> {
     let path = vm_dir.child(CACHE_FILE);
-    let read = read_kept_as(store, &path, max_len, listed, |data, meta| {
+    let read = read_listed_as(store, &path, max_len, listed, |data, meta| {
         parse(&data, meta).map_err(|e| e.with_object(&path))
     });
     match read {

@@ -2,7 +2,7 @@
 
 use super::json::{self, Keep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Store, StorePath};
+use crate::store::{Store, StorePath, Validity};
 
 /// The clear-text file that names the algorithm; absent on clear and on old repositories.
 pub const ENCRYPTION_FILE: &str = "encryption.json";
@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 64 << 10;
 pub fn encryption_algorithm(store: &dyn Store) -> Result<Option<String>> {
     static SCHEMA: Keep = Keep::Fields(&[("algorithm", Keep::Scalar)]);
     let path = StorePath::root().child(ENCRYPTION_FILE);
-    let data = match store.read(&path, MAX_BYTES) {
+    let data = match store.read(&path, MAX_BYTES, Validity::Ask) {
         Ok((data, _)) => data,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),

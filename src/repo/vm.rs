@@ -13,7 +13,7 @@ use super::metadata::RestorePoint;
 use super::{json, naming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{EntryKind, LinkFault, Meta, Store, StorePath, Version};
+use crate::store::{EntryKind, LinkFault, Meta, Store, StorePath, Validity, Version};
 
 /// Memory for parsed metadata, in bytes, over all VMs.
 const METADATA_CACHE_BYTES: u64 = 16 << 20;
@@ -225,7 +225,7 @@ impl Vm {
         let is_point = |name: &Arc<str>| {
             let file = format!("{name}.json");
             layout::point_of_file(&file).is_some()
-                && !self.shared.store.is_kept(&self.json_path(name), None)
+                && !self.shared.store.has_copy(&self.json_path(name), None)
         };
         let wanted = wanted.filter(is_point);
         let (Some(wanted), true, false) =
@@ -260,7 +260,8 @@ impl Vm {
     /// Reads and parses the metadata of a point.
     fn read_json(&self, name: &str, listed: Option<&Meta>) -> Result<(RestorePoint, Meta)> {
         let path = self.json_path(name);
-        let (data, meta) = (self.shared.store).read_kept(&path, MAX_METADATA_BYTES, listed)?;
+        let (data, meta) =
+            (self.shared.store).read(&path, MAX_METADATA_BYTES, Validity::Listed(listed))?;
         let point = RestorePoint::parse(&self.dir, name, Some(meta), &data);
         Ok((point, meta))
     }
@@ -338,8 +339,8 @@ impl Vm {
             Err(e) => e.kind() == ErrorKind::Corrupt,
         };
         let mut found = read(Some(&meta));
-        // As [`crate::store::read_kept_as`] does it.
-        if damaged(&found) && self.shared.store.is_kept(&key.0, None) {
+        // As [`crate::store::read_listed_as`] does it.
+        if damaged(&found) && self.shared.store.has_copy(&key.0, None) {
             found = read(None);
         }
         match found {
@@ -432,7 +433,7 @@ impl Vm {
         }
         let at = Instant::now();
         let store = &*self.shared.store;
-        let listed = match store.is_kept(&self.dir.child(CACHE_FILE), None) {
+        let listed = match store.has_copy(&self.dir.child(CACHE_FILE), None) {
             // Without it, or when listing fails, the truth is asked for.
             true => self.listing().ok()?.index?,
             false => None,
@@ -465,7 +466,11 @@ impl Vm {
     /// Lists the directory, unless asking for the hint does: a copy of `cache.json.gz` is vouched for by
     /// a listing.
     pub(super) fn ask_listing(&self) {
-        if !self.shared.store.is_kept(&self.dir.child(CACHE_FILE), None) {
+        if !self
+            .shared
+            .store
+            .has_copy(&self.dir.child(CACHE_FILE), None)
+        {
             let _ = self.listing();
         }
     }

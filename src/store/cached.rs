@@ -1,8 +1,8 @@
-//! A store whose pinned objects are kept on a local disk across mounts.
+//! A store of whose objects copies are kept on a local disk across mounts.
 //!
-//! Blocks are kept under what the caller pins them by ([`Store::read_pinned`]): it knows what the
+//! Blocks are kept under what the caller pins them by ([`Validity::Generation`]): it knows what the
 //! content of a block depends on, an object's name alone does not tell. Of small files the latest
-//! state that was read is kept ([`Store::read_kept`]), and given only where a listing tells of that
+//! state that was read is kept ([`Validity::Listed`]), and given only where a listing tells of that
 //! very state: ETag, length and time.
 //!
 //! This stands right above the network and below decryption, so what is kept is what was stored:
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::cache_entry::{CacheEntry, EntryKey};
 use super::disk_cache::DiskCache;
 use super::stats::{DiskCacheCounters, StoreStats};
-use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Version};
+use super::{Meta, Store, StoreLayer, StorePath, StoredFile, Validity, Version};
 use crate::error::{ErrorKind, Result};
 use crate::io::ReadAt;
 
@@ -144,80 +144,47 @@ impl fmt::Debug for CachedStore {
     }
 }
 
-impl Store for CachedStore {
-    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
-        self.inner.list(dir)
+impl StoreLayer for CachedStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
-    fn head(&self, path: &StorePath) -> Result<Meta> {
-        self.inner.head(path)
-    }
-
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.inner.read(path, max_len)
-    }
-
-    fn read_pinned(
+    fn read(
         &self,
         path: &StorePath,
         max_len: u64,
-        generation: u128,
+        validity: Validity<'_>,
     ) -> Result<(Bytes, Meta)> {
-        let key = self.key(path, Some(generation));
-        if let Some(kept) = self.cache.get(&key, max_len, None, self.counters()) {
-            return Ok(kept);
-        }
-        let (content, meta) = self.inner.read_pinned(path, max_len, generation)?;
-        self.cache.put(&key, &content, &meta, self.counters());
-        Ok((content, meta))
-    }
-
-    fn open_pinned(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        generation: u128,
-    ) -> Option<Arc<dyn StoredFile>> {
-        let key = self.key(path, Some(generation));
-        let entry = self.cache.open_entry(&key, max_len, self.counters())?;
-        let stats = self.stats.clone();
-        Some(Arc::new(KeptFile { entry, stats }))
-    }
-
-    fn read_kept(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        listed: Option<&Meta>,
-    ) -> Result<(Bytes, Meta)> {
-        let key = self.key(path, None);
-        if let Some(state) = listed.filter(|state| state.len_bytes <= max_len)
-            && let Some(kept) = self.cache.get(&key, max_len, Some(state), self.counters())
-        {
-            return Ok(kept);
-        }
-        let read = self.inner.read_kept(path, max_len, listed);
-        match &read {
-            Ok((content, meta)) => self.cache.put(&key, content, meta, self.counters()),
-            // That it is not there is worth knowing as well: see `is_kept`.
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                self.cache.put(&key, &[], &NOT_THERE, self.counters());
+        match validity {
+            Validity::Ask => self.inner.read(path, max_len, validity),
+            Validity::Generation(generation) => {
+                let key = self.key(path, Some(generation));
+                if let Some(copy) = self.cache.get(&key, max_len, None, self.counters()) {
+                    return Ok(copy);
+                }
+                let (content, meta) = self.inner.read(path, max_len, validity)?;
+                self.cache.put(&key, &content, &meta, self.counters());
+                Ok((content, meta))
             }
-            Err(_) => {}
+            Validity::Listed(listed) => {
+                let key = self.key(path, None);
+                if let Some(state) = listed.filter(|state| state.len_bytes <= max_len)
+                    && let Some(copy) = self.cache.get(&key, max_len, Some(state), self.counters())
+                {
+                    return Ok(copy);
+                }
+                let read = self.inner.read(path, max_len, validity);
+                match &read {
+                    Ok((content, meta)) => self.cache.put(&key, content, meta, self.counters()),
+                    // That it is not there is worth knowing as well: see `has_copy`.
+                    Err(e) if e.kind() == ErrorKind::NotFound => {
+                        self.cache.put(&key, &[], &NOT_THERE, self.counters());
+                    }
+                    Err(_) => {}
+                }
+                read
+            }
         }
-        read
-    }
-
-    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
-        self.cache.has(&self.key(path, generation))
-    }
-
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.inner.open(path)
-    }
-
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        self.inner.open_as(path, listed)
     }
 
     fn read_range(
@@ -229,21 +196,29 @@ impl Store for CachedStore {
     ) -> Result<Bytes> {
         let meta = file.opened_meta();
         let key = self.range_key(path, meta.version, offset, len);
-        if let Some((kept, _)) = self.cache.get(&key, len as u64, None, self.counters())
-            && kept.len() == len
+        if let Some((copy, _)) = self.cache.get(&key, len as u64, None, self.counters())
+            && copy.len() == len
         {
-            return Ok(kept);
+            return Ok(copy);
         }
         let content = self.inner.read_range(path, file, offset, len)?;
         self.cache.put(&key, &content, &meta, self.counters());
         Ok(content)
     }
 
-    fn traits(&self) -> StoreTraits {
-        self.inner.traits()
+    fn has_copy(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        self.cache.has(&self.key(path, generation))
     }
 
-    fn describe(&self) -> String {
-        self.inner.describe()
+    fn open_copy(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Option<Arc<dyn StoredFile>> {
+        let key = self.key(path, Some(generation));
+        let entry = self.cache.open_entry(&key, max_len, self.counters())?;
+        let stats = self.stats.clone();
+        Some(Arc::new(KeptFile { entry, stats }))
     }
 }

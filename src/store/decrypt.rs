@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Entry, EntryKind, Meta, Store, StorePath, StoreTraits, StoredFile};
+use super::{
+    Entry, EntryKind, Meta, Store, StoreLayer, StorePath, StoreTraits, StoredFile, Validity,
+};
 use crate::codec::aead::{Algorithm, Cipher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{ReadAt, check_range};
@@ -81,7 +83,11 @@ impl fmt::Debug for DecryptStore {
     }
 }
 
-impl Store for DecryptStore {
+impl StoreLayer for DecryptStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         let mut entries = self.inner.list(dir)?;
         for entry in &mut entries {
@@ -101,51 +107,57 @@ impl Store for DecryptStore {
         })
     }
 
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.read_by(path, max_len, |max_len| self.inner.read(path, max_len))
-    }
-
-    fn read_pinned(
+    fn read(
         &self,
         path: &StorePath,
         max_len: u64,
-        generation: u128,
+        validity: Validity<'_>,
     ) -> Result<(Bytes, Meta)> {
-        // What is kept below is sealed.
-        self.read_by(path, max_len, |max_len| {
-            self.inner.read_pinned(path, max_len, generation)
-        })
-    }
-
-    fn read_kept(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        listed: Option<&Meta>,
-    ) -> Result<(Bytes, Meta)> {
-        let sealed = |listed: &Meta| Meta {
-            len_bytes: match is_clear(path) {
-                true => listed.len_bytes,
-                false => self.cipher.algorithm().stored_len(listed.len_bytes),
-            },
-            ..*listed
+        // Copies are kept below, sealed.
+        let sealed;
+        let validity = match validity {
+            Validity::Listed(Some(listed)) if !is_clear(path) => {
+                sealed = Meta {
+                    len_bytes: self.cipher.algorithm().stored_len(listed.len_bytes),
+                    ..*listed
+                };
+                Validity::Listed(Some(&sealed))
+            }
+            other => other,
         };
-        let listed = listed.map(sealed);
         self.read_by(path, max_len, |max_len| {
-            self.inner.read_kept(path, max_len, listed.as_ref())
+            self.inner.read(path, max_len, validity)
         })
     }
 
-    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
-        // What is kept of blocks is sealed, and is not read in place.
-        generation.is_none() && self.inner.is_kept(path, None)
+    /// A copy of a part is sealed, and is not read in place.
+    fn has_copy(&self, path: &StorePath, generation: Option<u128>) -> bool {
+        generation.is_none() && self.inner.has_copy(path, None)
     }
 
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        let stored = self.inner.open(path)?;
-        if is_clear(path) {
-            return Ok(stored);
+    fn open_copy(&self, _: &StorePath, _: u64, _: u128) -> Option<Arc<dyn StoredFile>> {
+        None
+    }
+
+    /// What was opened is in memory, in clear: it goes into no copy.
+    fn read_range(
+        &self,
+        path: &StorePath,
+        file: &dyn StoredFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes> {
+        match is_clear(path) {
+            true => self.inner.read_range(path, file, offset, len),
+            false => file.read_bytes_at(offset, len),
         }
+    }
+
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        if is_clear(path) {
+            return self.inner.open(path, listed);
+        }
+        let stored = self.inner.open(path, None)?;
         let meta = stored.opened_meta();
         if meta.len_bytes > MAX_OPEN_LEN {
             return Err(Error::new(

@@ -19,7 +19,7 @@ use rustix::fs::{self as rfs, Advice, AtFlags, FileType, Mode, OFlags, ResolveFl
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::{
-    Entry, EntryKind, LinkFault, Meta, Store, StorePath, StoreTraits, StoredFile, Version,
+    Entry, EntryKind, LinkFault, Meta, Store, StorePath, StoreTraits, StoredFile, Validity, Version,
 };
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
@@ -384,7 +384,12 @@ impl Store for LocalStore {
         Ok(meta_of(&stat))
     }
 
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        _validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
         let (file, meta) = self.open_file(path)?;
         if meta.len_bytes > max_len {
             return Err(Error::corrupt(format!(
@@ -405,7 +410,7 @@ impl Store for LocalStore {
         Ok((data.into_bytes(), meta))
     }
 
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+    fn open(&self, path: &StorePath, _listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
         let (file, meta) = self.open_file(path)?;
         Ok(Arc::new(LocalFile {
             file,
@@ -414,6 +419,24 @@ impl Store for LocalStore {
             cold: Arc::clone(&self.cold),
             remote: self.remote,
         }))
+    }
+
+    fn read_range(
+        &self,
+        _path: &StorePath,
+        file: &dyn StoredFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes> {
+        file.read_bytes_at(offset, len)
+    }
+
+    fn has_copy(&self, _path: &StorePath, _generation: Option<u128>) -> bool {
+        false
+    }
+
+    fn open_copy(&self, _: &StorePath, _: u64, _: u128) -> Option<Arc<dyn StoredFile>> {
+        None
     }
 
     fn traits(&self) -> StoreTraits {

@@ -9,6 +9,7 @@ mod cache_entry;
 mod cached;
 mod decrypt;
 mod disk_cache;
+mod layer;
 mod local;
 pub mod notice;
 mod path;
@@ -22,6 +23,7 @@ mod unlock;
 
 pub use cached::{CachedStore, DiskCacheOptions};
 pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
+pub use layer::StoreLayer;
 pub use local::LocalStore;
 pub use path::StorePath;
 pub use stats::{
@@ -159,7 +161,23 @@ pub struct StoreTraits {
     pub parallelism: usize,
 }
 
+/// How long a copy of an object is good: what a read may be answered from instead of the storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity<'a> {
+    /// No copy is good, and none need be kept.
+    Ask,
+    /// The caller knows that the content is the same as long as the path and this number are. A copy may be
+    /// kept and given; the state told with it is that of the time when it was read.
+    Generation(u128),
+    /// A small file, of which a copy may be kept. It is given only if it is of exactly the state that a
+    /// listing has told here: nothing but the listing vouches for it. Without one the storage is asked.
+    Listed(Option<&'a Meta>),
+}
+
 /// A repository's storage. All calls block; all are safe from any thread.
+///
+/// Nothing has a default here, so that no implementation can forget something. What stands before another
+/// store implements [`StoreLayer`], where the defaults are the other store's answers.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The names in a directory, unordered, complete or an error (a partial listing is never
     /// returned). `NotFound` when there is no such directory.
@@ -172,76 +190,16 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `Corrupt` when it is longer than `max_len`: callers know how long the part may be.
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)>;
+    fn read(&self, path: &StorePath, max_len: u64, validity: Validity<'_>)
+    -> Result<(Bytes, Meta)>;
 
-    /// [`Store::read`] of a file whose content is, as the caller knows, the same as long as this
-    /// path and `generation` are: a store may keep it, and answer from what it has kept. `Meta` is
-    /// then that of the time when it was read.
-    ///
-    /// # Errors
-    /// As [`Store::read`].
-    fn read_pinned(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        generation: u128,
-    ) -> Result<(Bytes, Meta)> {
-        let _ = generation;
-        self.read(path, max_len)
-    }
+    /// Opens a file for reads at offsets. `listed` is the state that a listing has told, if it did: storage
+    /// that can tell states apart may take that as the state to open, and ask nothing. Reads fail with
+    /// `Changed` when the file is in another state.
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>>;
 
-    /// What [`Store::read_pinned`] has kept, where parts of it can be read for little more than their
-    /// bytes cost. Nothing is asked of anybody far away, and reads are checked against what was kept:
-    /// a damaged part is an error, and reading the whole then fetches it anew.
-    fn open_pinned(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        generation: u128,
-    ) -> Option<Arc<dyn StoredFile>> {
-        let _ = (path, max_len, generation);
-        None
-    }
-
-    /// [`Store::read`] of a small file, of which a store may keep a copy. With `listed`, the state
-    /// that a listing has told of the file, it may give the copy of exactly that state instead of
-    /// asking: nothing but the listing vouches for it. See [`read_kept_as`].
-    ///
-    /// # Errors
-    /// As [`Store::read`].
-    fn read_kept(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        listed: Option<&Meta>,
-    ) -> Result<(Bytes, Meta)> {
-        let _ = listed;
-        self.read(path, max_len)
-    }
-
-    /// Whether it is known what the last [`Store::read_kept`] of the file brought, be it that there
-    /// is none: then a listing may save requests. With a generation: whether
-    /// [`Store::open_pinned`] would find it.
-    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
-        let _ = (path, generation);
-        false
-    }
-
-    /// Opens a file for ranged reads.
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>>;
-
-    /// [`Store::open`] of a file whose state a listing has told: storage whose files are pinned may
-    /// take that as the state to open, and ask nothing. Reads fail with `Changed` when it is not.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        let _ = listed;
-        self.open(path)
-    }
-
-    /// [`StoredFile::read_bytes_at`] of a pinned file that this store has opened at `path`. A store
-    /// may keep the bytes, as those of this path, state and range, and answer from what it has kept.
+    /// Bytes of a file that this store has opened at `path` and whose state is fixed
+    /// ([`StoredFile::is_pinned`]). A copy may be kept, as that of this path, state and range, and given.
     ///
     /// # Errors
     /// As [`ReadAt::read_exact_at`].
@@ -251,10 +209,22 @@ pub trait Store: Send + Sync + fmt::Debug {
         file: &dyn StoredFile,
         offset: u64,
         len: usize,
-    ) -> Result<Bytes> {
-        let _ = path;
-        file.read_bytes_at(offset, len)
-    }
+    ) -> Result<Bytes>;
+
+    /// Whether a copy is kept: with a generation, one that [`Store::open_copy`] would find; without, what
+    /// the last read as [`Validity::Listed`] brought, be it that there is none. Then a listing may save
+    /// requests.
+    fn has_copy(&self, path: &StorePath, generation: Option<u128>) -> bool;
+
+    /// What was kept as [`Validity::Generation`], where parts of it can be read for little more than their
+    /// bytes cost. Nothing is asked of anybody far away, and reads are checked against what was kept: a
+    /// damaged part is an error, and reading the whole then fetches it anew.
+    fn open_copy(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        generation: u128,
+    ) -> Option<Arc<dyn StoredFile>>;
 
     /// How to plan reads.
     fn traits(&self) -> StoreTraits;
@@ -263,12 +233,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn describe(&self) -> String;
 }
 
-/// [`Store::read_kept`], made sense of by `parse`. What is corrupt is fetched once more: a copy may
+/// A read as [`Validity::Listed`], made sense of by `parse`. What is corrupt is fetched once more: a copy may
 /// have been damaged on its way, before it was kept.
 ///
 /// # Errors
 /// As [`Store::read`] and `parse`.
-pub fn read_kept_as<T>(
+pub fn read_listed_as<T>(
     store: &dyn Store,
     path: &StorePath,
     max_len: u64,
@@ -276,12 +246,12 @@ pub fn read_kept_as<T>(
     parse: impl Fn(Bytes, Meta) -> Result<T>,
 ) -> Result<T> {
     let read = |listed| {
-        let (content, meta) = store.read_kept(path, max_len, listed)?;
+        let (content, meta) = store.read(path, max_len, Validity::Listed(listed))?;
         parse(content, meta)
     };
     match read(listed) {
         Err(e)
-            if e.kind() == ErrorKind::Corrupt && listed.is_some() && store.is_kept(path, None) =>
+            if e.kind() == ErrorKind::Corrupt && listed.is_some() && store.has_copy(path, None) =>
         {
             read(None)
         }

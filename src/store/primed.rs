@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
+use super::{Entry, Meta, Store, StoreLayer, StorePath, Validity};
 use crate::error::Result;
 use crate::parallel::parallel_map;
 
@@ -64,12 +64,14 @@ impl PrimedStore {
         given.unwrap_or_else(|| self.inner.list(first))
     }
 
-    /// Reads these files at once, as [`Store::read_kept`] does; each is given to whoever reads it
+    /// Reads these files at once, as [`Validity::Listed`] does; each is given to whoever reads it
     /// next. What fails is told then.
     pub(super) fn read_all(&self, files: &[(&StorePath, Option<Meta>)], max_len: u64) {
         let at = Instant::now();
         let read = parallel_map(files, files.len(), |(path, listed)| {
-            self.inner.read_kept(path, max_len, listed.as_ref()).ok()
+            (self.inner)
+                .read(path, max_len, Validity::Listed(listed.as_ref()))
+                .ok()
         });
         let mut answers = self.answers();
         for ((path, _), read) in files.iter().zip(read) {
@@ -91,7 +93,11 @@ impl fmt::Debug for PrimedStore {
     }
 }
 
-impl Store for PrimedStore {
+impl StoreLayer for PrimedStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         let known = self.answers().listings.remove(dir);
         match known.and_then(fresh) {
@@ -100,72 +106,19 @@ impl Store for PrimedStore {
         }
     }
 
-    fn head(&self, path: &StorePath) -> Result<Meta> {
-        self.inner.head(path)
-    }
-
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.inner.read(path, max_len)
-    }
-
-    fn read_pinned(
+    fn read(
         &self,
         path: &StorePath,
         max_len: u64,
-        generation: u128,
+        validity: Validity<'_>,
     ) -> Result<(Bytes, Meta)> {
-        self.inner.read_pinned(path, max_len, generation)
-    }
-
-    fn read_kept(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        listed: Option<&Meta>,
-    ) -> Result<(Bytes, Meta)> {
-        let known = self.answers().files.remove(path);
+        let known = match validity {
+            Validity::Listed(_) => self.answers().files.remove(path),
+            _ => None,
+        };
         match known.and_then(fresh) {
             Some((content, meta)) if content.len() as u64 <= max_len => Ok((content, meta)),
-            _ => self.inner.read_kept(path, max_len, listed),
+            _ => self.inner.read(path, max_len, validity),
         }
-    }
-
-    fn open_pinned(
-        &self,
-        path: &StorePath,
-        max_len: u64,
-        generation: u128,
-    ) -> Option<Arc<dyn StoredFile>> {
-        self.inner.open_pinned(path, max_len, generation)
-    }
-
-    fn is_kept(&self, path: &StorePath, generation: Option<u128>) -> bool {
-        self.inner.is_kept(path, generation)
-    }
-
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.inner.open(path)
-    }
-
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        self.inner.open_as(path, listed)
-    }
-
-    fn read_range(
-        &self,
-        path: &StorePath,
-        file: &dyn StoredFile,
-        offset: u64,
-        len: usize,
-    ) -> Result<Bytes> {
-        self.inner.read_range(path, file, offset, len)
-    }
-
-    fn traits(&self) -> StoreTraits {
-        self.inner.traits()
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }

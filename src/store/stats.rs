@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile};
+use super::{Entry, Meta, Store, StoreLayer, StorePath, StoredFile, Validity};
 use crate::error::Result;
 use crate::io::ReadAt;
 
@@ -270,7 +270,11 @@ impl fmt::Debug for CountingStore {
     }
 }
 
-impl Store for CountingStore {
+impl StoreLayer for CountingStore {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         timed(&self.stats, Request::List, || self.inner.list(dir), |_| 0)
     }
@@ -279,25 +283,23 @@ impl Store for CountingStore {
         timed(&self.stats, Request::Head, || self.inner.head(path), |_| 0)
     }
 
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        let call = || self.inner.read(path, max_len);
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
+        let call = || self.inner.read(path, max_len, validity);
         timed(&self.stats, Request::Get, call, |(b, _)| b.len() as u64)
     }
 
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        let inner = timed(&self.stats, Request::Head, || self.inner.open(path), |_| 0)?;
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let call = || self.inner.open(path, listed);
+        let inner = timed(&self.stats, Request::Head, call, |_| 0)?;
         Ok(Arc::new(CountingFile {
             inner,
             stats: self.stats.clone(),
         }))
-    }
-
-    fn traits(&self) -> StoreTraits {
-        self.inner.traits()
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }
 
@@ -325,6 +327,15 @@ impl StoredFile for CountingFile {
 
     fn head(&self) -> Result<Meta> {
         timed(&self.stats, Request::Head, || self.inner.head(), |_| 0)
+    }
+
+    fn read_bytes_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let call = || self.inner.read_bytes_at(offset, len);
+        timed(&self.stats, Request::GetRange, call, |b| b.len() as u64)
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.inner.is_pinned()
     }
 
     fn will_read(&self, offset: u64, len: u64) {

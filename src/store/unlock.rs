@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::decrypt::DecryptStore;
 use super::primed::PrimedStore;
-use super::{EntryKind, Meta, Store, StorePath, read_kept_as};
+use super::{EntryKind, Meta, Store, StorePath, Validity, read_listed_as};
 use crate::codec::aead::{Algorithm, Cipher, Key};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -141,7 +141,7 @@ fn read_description(store: &dyn Store, root: &Root) -> Result<Option<Algorithm>>
     let path = StorePath::new("encryption.json")?;
     let read = root.listed(&path).and_then(|listed| {
         let parse = |json, _| parse_description(&json).map_err(|e| e.with_object(&path));
-        read_kept_as(store, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
+        read_listed_as(store, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
     });
     match read {
         Ok(algorithm) => Ok(Some(algorithm)),
@@ -164,9 +164,13 @@ fn without_description(
     key: Option<Key>,
 ) -> Result<Arc<dyn Store>> {
     let path = StorePath::new("metadata.json")?;
-    let read = root
-        .listed(&path)
-        .and_then(|listed| store.read_kept(&path, MAX_DESCRIPTION_LEN, listed.as_ref()));
+    let read = root.listed(&path).and_then(|listed| {
+        store.read(
+            &path,
+            MAX_DESCRIPTION_LEN,
+            Validity::Listed(listed.as_ref()),
+        )
+    });
     let metadata = match read {
         Ok((data, _)) => data,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(store),
@@ -222,7 +226,7 @@ fn opens_metadata(opened: &DecryptStore, root: &Root) -> Result<Proof> {
             true => Ok(()),
             false => Err(Error::corrupt("is not JSON")),
         };
-        read_kept_as(opened, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
+        read_listed_as(opened, &path, MAX_DESCRIPTION_LEN, listed.as_ref(), parse)
     });
     match read {
         Ok(()) => return Ok(Proof::Given),
@@ -240,7 +244,7 @@ fn opens_metadata(opened: &DecryptStore, root: &Root) -> Result<Proof> {
         return Ok(Proof::Given);
     }
     for path in &candidates {
-        match opened.read(path, MAX_PROBE_LEN) {
+        match opened.read(path, MAX_PROBE_LEN, Validity::Ask) {
             Ok((json, _)) if is_json(&json) => {
                 tracing::warn!(
                     repository = opened.describe(),

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::repo::Vm;
 use crate::repo::layout::MAX_METADATA_BYTES;
-use crate::store::{Meta, StorePath, StoredFile};
+use crate::store::{Meta, StorePath, StoredFile, Validity};
 use crate::tree::{Attr, Base, File, Identity};
 
 /// The metadata file of a restore point, in one of its states.
@@ -61,17 +61,21 @@ impl File for JsonFile {
         let store = self.vm.store();
         if self.meta.len_bytes <= MAX_METADATA_BYTES {
             // A copy may be given, but the server vouches for it now: the listing may be a minute old.
-            let now = match store.is_kept(&self.path, None) {
+            let now = match store.has_copy(&self.path, None) {
                 true => Some(store.head(&self.path)?),
                 false => None,
             };
-            let (data, meta) = store.read_kept(&self.path, MAX_METADATA_BYTES, now.as_ref())?;
+            let (data, meta) = store.read(
+                &self.path,
+                MAX_METADATA_BYTES,
+                Validity::Listed(now.as_ref()),
+            )?;
             if meta.version != self.meta.version {
                 return Err(self.changed());
             }
             return Ok(Arc::new(data));
         }
-        let file = store.open(&self.path)?;
+        let file = store.open(&self.path, None)?;
         if file.opened_meta().version != self.meta.version {
             return Err(self.changed());
         }

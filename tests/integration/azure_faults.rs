@@ -8,7 +8,7 @@ use std::time::Duration;
 use brfs::error::ErrorKind;
 use brfs::secret::Secret;
 use brfs::store::azure::{AzureConfig, AzureCredentials, AzureStore};
-use brfs::store::{Store, StorePath};
+use brfs::store::{Store, StorePath, Validity};
 
 use crate::fault_server::{Delivery, FaultServer, Reply, Seen};
 
@@ -70,7 +70,10 @@ fn a_busy_server_is_waited_for() {
         3 => blob().delivered(Delivery::Stall(3)),
         _ => blob(),
     });
-    assert_eq!(store(&server).read(&path("a"), 9).unwrap().0, "content");
+    assert_eq!(
+        store(&server).read(&path("a"), 9, Validity::Ask).unwrap().0,
+        "content"
+    );
     assert_eq!(server.seen().len(), 5);
 }
 
@@ -96,7 +99,9 @@ fn refusals_say_what_is_wrong_and_are_final() {
     ] {
         let server = FaultServer::start(move |_| refusal(status, code));
         for error in [
-            store(&server).read(&path("a"), 9).unwrap_err(),
+            store(&server)
+                .read(&path("a"), 9, Validity::Ask)
+                .unwrap_err(),
             store(&server).head(&path("a")).unwrap_err(),
         ] {
             assert_eq!(error.kind(), kind, "{error}");
@@ -106,7 +111,9 @@ fn refusals_say_what_is_wrong_and_are_final() {
     }
     let server = FaultServer::start(|_| Reply::new(404, "<html>nginx</html>"));
     for error in [
-        store(&server).read(&path("a"), 9).unwrap_err(),
+        store(&server)
+            .read(&path("a"), 9, Validity::Ask)
+            .unwrap_err(),
         store(&server).head(&path("a")).unwrap_err(),
     ] {
         assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
@@ -161,7 +168,7 @@ fn blobs_that_change_between_two_ranges_are_noticed() {
             .header("content-range", "bytes 1-2/7"),
     });
     let file = store(&server);
-    let file = file.open(&path("a")).unwrap();
+    let file = file.open(&path("a"), None).unwrap();
     let error = file.read_exact_at(&mut [0; 2], 1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Changed);
 }
@@ -171,7 +178,7 @@ fn shared_access_signatures_are_sent_and_never_shown() {
     let server = FaultServer::start(|_| refusal(403, "AuthenticationFailed"));
     let sas = "?sv=2022-11-02&sp=rl&sig=abc%2Bdef%3D";
     let store = store_with(&server, AzureCredentials::Sas(Secret::new(sas.into())));
-    let error = store.read(&path("a"), 9).unwrap_err();
+    let error = store.read(&path("a"), 9, Validity::Ask).unwrap_err();
     let seen = &server.seen()[0];
     assert_eq!(seen.query("sig").unwrap(), "abc+def=");
     assert!(seen.header("authorization").is_none());

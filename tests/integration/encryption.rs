@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
-use brfs::store::{EntryKind, LocalStore, Store, StorePath, open_encrypted};
+use brfs::store::{EntryKind, LocalStore, Store, StorePath, Validity, open_encrypted};
 
 use crate::seal::{KEY, seal};
 use crate::tempdir::TempDir;
@@ -52,16 +52,19 @@ fn the_right_key_opens_every_algorithm_and_clear_files_pass() {
         let dir = repository(algorithm);
         let store = open_encrypted(local(&dir), key(KEY)).unwrap();
         let xva = path(&format!("{VM}/20260301T013000Z.xva"));
-        let (data, meta) = store.read(&xva, 100_000).unwrap();
+        let (data, meta) = store.read(&xva, 100_000, Validity::Ask).unwrap();
         assert_eq!((data.len(), meta.len_bytes), (100_000, 100_000));
         assert!(data.iter().all(|b| *b == 0x5A));
         let slack = if algorithm == "aes-256-cbc" { 16 } else { 0 };
         let told = store.head(&xva).unwrap().len_bytes;
         assert!((100_000..=100_000 + slack).contains(&told), "{told}");
         let clear = path(&format!("{VM}/20260301T013000Z.xva.checksum"));
-        assert_eq!(store.read(&clear, 6).unwrap().0, "$1$$00");
+        assert_eq!(store.read(&clear, 6, Validity::Ask).unwrap().0, "$1$$00");
         let clear = path("immutability.json");
-        assert_eq!(store.read(&clear, 99).unwrap().1.len_bytes, 18);
+        assert_eq!(
+            store.read(&clear, 99, Validity::Ask).unwrap().1.len_bytes,
+            18
+        );
         assert!(store.describe().contains(algorithm));
     }
 }
@@ -72,8 +75,8 @@ fn limits_are_those_of_the_content() {
         let dir = repository(algorithm);
         let store = open_encrypted(local(&dir), key(KEY)).unwrap();
         let json = path(&format!("{VM}/20260301T013000Z.json"));
-        assert!(store.read(&json, 15).is_ok());
-        let error = store.read(&json, 14).unwrap_err();
+        assert!(store.read(&json, 15, Validity::Ask).is_ok());
+        let error = store.read(&json, 14, Validity::Ask).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 }
@@ -103,8 +106,10 @@ fn damage_is_corrupt_and_names_the_object() {
             sealed[at] ^= 1;
             let store = open_encrypted(local(&dir), key(KEY)).unwrap();
             for error in [
-                store.read(&path(&name), 1 << 20).unwrap_err(),
-                store.open(&path(&name)).err().unwrap(),
+                store
+                    .read(&path(&name), 1 << 20, Validity::Ask)
+                    .unwrap_err(),
+                store.open(&path(&name), None).err().unwrap(),
             ] {
                 assert_eq!(error.kind(), ErrorKind::Corrupt);
                 assert_eq!(error.object(), Some(name.as_str()));
@@ -112,7 +117,7 @@ fn damage_is_corrupt_and_names_the_object() {
         }
         dir.write(&name, b"in clear, but longer than an iv and a tag");
         let store = open_encrypted(local(&dir), key(KEY)).unwrap();
-        assert!(store.read(&path(&name), 1 << 20).is_err());
+        assert!(store.read(&path(&name), 1 << 20, Validity::Ask).is_err());
     }
 }
 
@@ -126,7 +131,7 @@ fn opened_files_read_at_offsets_and_refuse_what_is_not_there() {
         dir.write("metadata.json", &seal(algorithm, KEY, b"{}"));
         dir.write("disk.vhd", &seal(algorithm, KEY, &content));
         let store = open_encrypted(local(&dir), key(KEY)).unwrap();
-        let file = store.open(&path("disk.vhd")).unwrap();
+        let file = store.open(&path("disk.vhd"), None).unwrap();
         assert_eq!(file.opened_meta().len_bytes, 50_000);
         assert_eq!(file.head().unwrap(), file.opened_meta());
         let mut buf = [0; 777];
@@ -161,7 +166,10 @@ fn a_lost_encryption_json_is_noticed() {
         assert_eq!(error.kind(), ErrorKind::WrongKey);
         let store = open_encrypted(local(&dir), key(KEY)).unwrap();
         let json = path(&format!("{VM}/20260301T013000Z.json"));
-        assert_eq!(store.read(&json, 99).unwrap().0, "{\"mode\":\"full\"}");
+        assert_eq!(
+            store.read(&json, 99, Validity::Ask).unwrap().0,
+            "{\"mode\":\"full\"}"
+        );
     }
 }
 
@@ -210,7 +218,7 @@ fn what_xen_orchestra_sealed_opens_completely() {
                     pending.push(path);
                     continue;
                 }
-                let (data, _) = store.read(&path, 4 << 20).unwrap();
+                let (data, _) = store.read(&path, 4 << 20, Validity::Ask).unwrap();
                 files += 1;
                 match entry.name.as_str() {
                     // Compressed before they were sealed.

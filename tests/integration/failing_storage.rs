@@ -16,7 +16,8 @@ use brfs::image::DiskContext;
 use brfs::io::ReadAt;
 use brfs::repo::Catalogue;
 use brfs::store::{
-    Entry, EntryKind, LinkFault, LocalStore, Meta, Store, StorePath, StoreTraits, StoredFile,
+    Entry, EntryKind, LinkFault, LocalStore, Meta, Store, StoreLayer, StorePath, StoreTraits,
+    StoredFile, Validity,
 };
 use brfs::tree::{Directory, Node, NodeKind};
 use brfs::views::repository_root_with;
@@ -92,7 +93,10 @@ impl Failing {
     }
 }
 
-impl Store for Failing {
+impl StoreLayer for Failing {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         self.plan.request(dir)?;
         self.inner.list(dir)
@@ -101,28 +105,26 @@ impl Store for Failing {
         self.plan.request(path)?;
         self.inner.head(path)
     }
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
         self.plan.request(path)?;
-        self.inner.read(path, max_len)
+        self.inner.read(path, max_len, validity)
     }
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.plan.request(path)?;
-        Ok(self.file(path, self.inner.open(path)?))
-    }
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
         if listed.is_none() {
             self.plan.request(path)?;
         }
-        Ok(self.file(path, self.inner.open_as(path, listed)?))
+        Ok(self.file(path, self.inner.open(path, listed)?))
     }
     fn traits(&self) -> StoreTraits {
         StoreTraits {
             parallelism: 1,
             ..self.inner.traits()
         }
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }
 

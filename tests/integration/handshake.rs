@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brfs::secret::Secret;
 use brfs::store::s3::{S3Config, S3Credentials, S3Store};
-use brfs::store::{Store, StorePath};
+use brfs::store::{Store, StorePath, Validity};
 
 use crate::fault_server::{Bucket, Delivery, FaultServer};
 
@@ -60,7 +60,12 @@ fn a_connection_that_nobody_waits_for_any_more_is_given_up_in_its_handshake() {
         stats: Arc::default(),
     });
     let store = store.unwrap();
-    let read = |name| store.read(&StorePath::new(name).unwrap(), 10).unwrap().0;
+    let read = |name| {
+        store
+            .read(&StorePath::new(name).unwrap(), 10, Validity::Ask)
+            .unwrap()
+            .0
+    };
     std::thread::scope(|scope| {
         scope.spawn(|| assert_eq!(read("slow"), &b"1"[..]));
         while server.seen().is_empty() {

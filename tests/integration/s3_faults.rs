@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use brfs::error::{Error, ErrorKind};
 use brfs::secret::Secret;
 use brfs::store::s3::{S3Config, S3Credentials, S3Store};
-use brfs::store::{EntryKind, Store, StorePath, StoreStats};
+use brfs::store::{EntryKind, Store, StorePath, StoreStats, Validity};
 
 use crate::fault_server::{Bucket, Delivery, FaultServer, Reply, Seen};
 
@@ -123,7 +123,7 @@ fn path(text: &str) -> StorePath {
 }
 
 fn read_block(store: &S3Store) -> Result<(), Error> {
-    let (data, meta) = store.read(&path("block"), 1 << 20)?;
+    let (data, meta) = store.read(&path("block"), 1 << 20, Validity::Ask)?;
     assert_eq!(data, BLOCK);
     assert_eq!(meta.len_bytes, BLOCK.len() as u64);
     Ok(())
@@ -166,11 +166,24 @@ fn a_sound_server_is_read_listed_and_opened() {
     let head = store.head(&path("block")).unwrap();
     // Told alike by LIST, HEAD and GET, so that caches can compare them.
     assert_eq!(block.meta, Some(head));
-    assert_eq!(store.read(&path("block"), 1 << 20).unwrap().1, head);
-    assert_eq!(store.read(&path("empty"), 0).unwrap().0.len(), 0);
+    assert_eq!(
+        store
+            .read(&path("block"), 1 << 20, Validity::Ask)
+            .unwrap()
+            .1,
+        head
+    );
+    assert_eq!(
+        store
+            .read(&path("empty"), 0, Validity::Ask)
+            .unwrap()
+            .0
+            .len(),
+        0
+    );
     let vm = listed.iter().find(|e| e.name == "vm").unwrap();
     assert_eq!(vm.kind, EntryKind::Dir);
-    let file = store.open(&path("block")).unwrap();
+    let file = store.open(&path("block"), None).unwrap();
     let mut buf = [0; 1000];
     file.read_exact_at(&mut buf, 99_000).unwrap();
     assert_eq!(buf[..], BLOCK[..1000]);
@@ -184,12 +197,14 @@ fn a_sound_server_is_read_listed_and_opened() {
         store.list(&path("none")).unwrap_err().kind(),
         ErrorKind::NotFound
     );
-    let error = store.read(&path("none"), 9).unwrap_err();
+    let error = store.read(&path("none"), 9, Validity::Ask).unwrap_err();
     assert_eq!(
         (error.kind(), error.object()),
         (ErrorKind::NotFound, Some("none"))
     );
-    let error = store.read(&path("block"), 99_999).unwrap_err();
+    let error = store
+        .read(&path("block"), 99_999, Validity::Ask)
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(
         store.describe(),
@@ -204,7 +219,7 @@ fn ontap_only_three_operations_and_no_needless_header_are_sent() {
     read_block(&store).unwrap();
     names(&store, "");
     let mut buf = [0; 10];
-    let file = store.open(&path("block")).unwrap();
+    let file = store.open(&path("block"), None).unwrap();
     file.read_exact_at(&mut buf, 0).unwrap();
     let known = [
         "host",
@@ -267,7 +282,7 @@ fn ceph_keys_with_plus_spaces_and_unicode_and_opaque_tokens() {
     expected.sort();
     assert_eq!(names(&store, ""), expected);
     for name in odd {
-        let (data, _) = store.read(&path(name), 999).unwrap();
+        let (data, _) = store.read(&path(name), 999, Validity::Ask).unwrap();
         assert_eq!(data, format!("my dir/+é%2B/{name}").as_bytes());
         assert!(store.head(&path(name)).is_ok());
     }
@@ -550,7 +565,9 @@ fn answers_that_never_end_do_not_fill_the_memory() {
         r.header("content-length", "900000000000000")
             .delivered(Delivery::Cut(10))
     });
-    let error = hasty(&server).read(&path("block"), u64::MAX).unwrap_err();
+    let error = hasty(&server)
+        .read(&path("block"), u64::MAX, Validity::Ask)
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient);
 }
 
@@ -659,7 +676,7 @@ fn refusals_say_what_is_wrong_and_are_final() {
 fn a_404_that_is_not_from_s3_is_not_taken_for_a_missing_object() {
     let server = faulty(ALWAYS, any, |_| Reply::new(404, "<html>nginx</html>"));
     let error = hasty(&server)
-        .read(&path("encryption.json"), 99)
+        .read(&path("encryption.json"), 99, Validity::Ask)
         .unwrap_err();
     assert_ne!(error.kind(), ErrorKind::NotFound, "{error}");
     let error = hasty(&server).head(&path("encryption.json")).unwrap_err();
@@ -806,7 +823,7 @@ fn a_part_in_place_of_the_whole_is_refused() {
 
 fn ranged(server: &FaultServer) -> Result<Vec<u8>, Error> {
     let store = hasty(server);
-    let file = store.open(&path("block"))?;
+    let file = store.open(&path("block"), None)?;
     let mut buf = vec![0; 1000];
     file.read_exact_at(&mut buf, 500)?;
     Ok(buf)
@@ -831,7 +848,7 @@ fn a_file_opened_as_listed_is_read_without_asking_and_refused_when_it_was_replac
     let entries = store.list(&StorePath::root()).unwrap();
     let listed = entries.iter().find(|e| e.name == "block").unwrap().meta;
     let path = StorePath::new("block").unwrap();
-    let file = store.open_as(&path, listed.as_ref()).unwrap();
+    let file = store.open(&path, listed.as_ref()).unwrap();
     let read = || store.read_range(&path, &*file, 500, 1000);
     assert_eq!(read().unwrap(), BLOCK[500..1500]);
     assert!(server.seen().iter().all(|seen| seen.method == "GET"));
@@ -904,7 +921,7 @@ fn an_object_whose_etag_says_nothing_is_told_by_its_time_and_not_pinned() {
                 false => reply,
             }
         });
-        let file = hasty(&server).open(&path("block")).unwrap();
+        let file = hasty(&server).open(&path("block"), None).unwrap();
         assert!(!file.is_pinned());
         let read = file.read_bytes_at(500, 1000).map_err(|e| e.kind());
         match later {
@@ -942,7 +959,9 @@ fn archived_objects_are_named_with_their_class_and_not_tried_again() {
             "<StorageClass>DEEP_ARCHIVE</StorageClass>",
         )
     });
-    let error = store(&server).read(&path("vm/a.json"), 99).unwrap_err();
+    let error = store(&server)
+        .read(&path("vm/a.json"), 99, Validity::Ask)
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert_eq!(error.object(), Some("vm/a.json"));
     assert!(error.to_string().contains("DEEP_ARCHIVE"), "{error}");

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use brfs::config::{Location, StoreOptions};
-use brfs::store::StorePath;
+use brfs::store::{StorePath, Validity};
 
 use crate::fault_server::{Bucket, Delivery, FaultServer, Reply};
 
@@ -73,9 +73,13 @@ fn logs_hold_no_secrets_at_any_level() {
         let store = location.open(&options).unwrap();
         tracing::info!(?store, "opened");
         let path = StorePath::new("a").unwrap();
-        assert_eq!(store.read(&path, 9).unwrap().0, "content");
+        assert_eq!(store.read(&path, 9, Validity::Ask).unwrap().0, "content");
         assert!(store.list(&StorePath::root()).is_ok());
-        assert!(store.read(&StorePath::new("none").unwrap(), 9).is_err());
+        assert!(
+            store
+                .read(&StorePath::new("none").unwrap(), 9, Validity::Ask)
+                .is_err()
+        );
     }
     let sent_token =
         |seen: &crate::fault_server::Seen| seen.header("x-amz-security-token") == Some(TOKEN);

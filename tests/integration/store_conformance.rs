@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use brfs::config::{Location, StoreOptions};
 use brfs::error::{Error, ErrorKind};
-use brfs::store::{Entry, EntryKind, Store, StorePath};
+use brfs::store::{Entry, EntryKind, Store, StorePath, Validity};
 
 use crate::tempdir::TempDir;
 
@@ -108,14 +108,17 @@ fn reads(store: &dyn Store) {
         }
         let path = path(&name);
         let len = data.len() as u64;
-        let (found, meta) = store.read(&path, len).unwrap();
+        let (found, meta) = store.read(&path, len, Validity::Ask).unwrap();
         assert!(found == data, "{name}");
         assert_eq!(meta.len_bytes, len, "{name}");
         assert!(meta.modified.is_some());
         assert_eq!(store.head(&path).unwrap(), meta, "{name}");
-        assert_eq!(store.read(&path, u64::MAX).unwrap().0.len() as u64, len);
+        assert_eq!(
+            store.read(&path, u64::MAX, Validity::Ask).unwrap().0.len() as u64,
+            len
+        );
         if len > 0 {
-            let error = store.read(&path, len - 1).unwrap_err();
+            let error = store.read(&path, len - 1, Validity::Ask).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}");
             assert_eq!(error.object(), Some(name.as_str()));
         }
@@ -124,7 +127,7 @@ fn reads(store: &dyn Store) {
 
 fn opens(store: &dyn Store) {
     let data = big();
-    let file = store.open(&path("dir/big.vhd")).unwrap();
+    let file = store.open(&path("dir/big.vhd"), None).unwrap();
     assert_eq!(file.opened_meta().len_bytes, BIG as u64);
     assert_eq!(file.head().unwrap(), file.opened_meta());
     for (start, len) in [
@@ -149,7 +152,7 @@ fn opens(store: &dyn Store) {
         let error = file.read_exact_at(&mut vec![0; len], start).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{start}+{len}");
     }
-    let empty = store.open(&path("empty")).unwrap();
+    let empty = store.open(&path("empty"), None).unwrap();
     assert_eq!(empty.opened_meta().len_bytes, 0);
     assert!(empty.read_exact_at(&mut [0], 0).is_err());
 }
@@ -157,7 +160,7 @@ fn opens(store: &dyn Store) {
 fn opens_as_listed(store: &dyn Store) {
     let (at, data) = (path("dir/big.vhd"), big());
     let listed = listing(store, "dir")["big.vhd"].meta;
-    let file = store.open_as(&at, listed.as_ref()).unwrap();
+    let file = store.open(&at, listed.as_ref()).unwrap();
     assert_eq!(file.opened_meta(), store.head(&at).unwrap());
     assert!(file.is_pinned() || !store.traits().remote);
     for (start, len) in [(0, 1), (0, BIG), (511, 2 << 20), (BIG - 1, 1), (BIG, 0)] {
@@ -175,18 +178,18 @@ fn missing(store: &dyn Store) {
         let path = path(name);
         assert_eq!(store.head(&path).unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(store.list(&path).unwrap_err().kind(), ErrorKind::NotFound);
-        let error = store.read(&path, 99).unwrap_err();
+        let error = store.read(&path, 99, Validity::Ask).unwrap_err();
         assert_eq!(
             (error.kind(), error.object()),
             (ErrorKind::NotFound, Some(name))
         );
-        let error = store.open(&path).err().unwrap();
+        let error = store.open(&path, None).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
     // A file is no directory.
     let error = store.list(&path("metadata.json")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(store.read(&StorePath::root(), 99).is_err());
+    assert!(store.read(&StorePath::root(), 99, Validity::Ask).is_err());
 }
 
 /// A directory is no file either. (`s3s-fs` serves directories of its disk as objects.)
@@ -194,9 +197,9 @@ fn directories_are_no_files(store: &dyn Store) {
     let path = path("dir");
     let kind = |e: Option<Error>| e.map(|e| e.kind());
     let not_found = Some(ErrorKind::NotFound);
-    assert_eq!(kind(store.read(&path, 99).err()), not_found);
+    assert_eq!(kind(store.read(&path, 99, Validity::Ask).err()), not_found);
     assert_eq!(kind(store.head(&path).err()), not_found);
-    assert_eq!(kind(store.open(&path).err()), not_found);
+    assert_eq!(kind(store.open(&path, None).err()), not_found);
 }
 
 fn serves_many_threads(store: &Arc<dyn Store>) {
@@ -205,7 +208,9 @@ fn serves_many_threads(store: &Arc<dyn Store>) {
             let store = store.clone();
             std::thread::spawn(move || {
                 for n in (thread..MANY).step_by(97) {
-                    let (data, _) = store.read(&path(&format!("many/{n}")), 9).unwrap();
+                    let (data, _) = store
+                        .read(&path(&format!("many/{n}")), 9, Validity::Ask)
+                        .unwrap();
                     assert_eq!(data, n.to_string());
                 }
             })
@@ -259,7 +264,7 @@ fn local_files_that_change_are_seen_to() {
     let location = Location::parse(dir.path().to_str().unwrap()).unwrap();
     let store = location.open(&options("none")).unwrap();
     let before = store.head(&path("metadata.json")).unwrap();
-    let file = store.open(&path("metadata.json")).unwrap();
+    let file = store.open(&path("metadata.json"), None).unwrap();
     dir.write("new", b"{\"random\":\"y\"}");
     let at = |name| dir.path().join(name);
     std::fs::rename(at("new"), at("metadata.json")).unwrap();
@@ -328,7 +333,7 @@ mod s3 {
         let location = Location::parse(&url(&server, "")).unwrap();
         let store = location.open(&options("none")).unwrap();
         let at = path("metadata.json");
-        let file = store.open(&at).unwrap();
+        let file = store.open(&at, None).unwrap();
         root.write("bucket/metadata.json", b"{\"random\":\"y\"}");
         let reads = [
             file.read_exact_at(&mut [0; 5], 0),
@@ -373,8 +378,11 @@ mod s3 {
                     pending.push(path);
                     continue;
                 }
-                let here = local.read(&path, 4 << 20).unwrap().0;
-                assert!(here == remote.read(&path, 4 << 20).unwrap().0, "{path}");
+                let here = local.read(&path, 4 << 20, Validity::Ask).unwrap().0;
+                assert!(
+                    here == remote.read(&path, 4 << 20, Validity::Ask).unwrap().0,
+                    "{path}"
+                );
                 files += 1;
             }
         }

@@ -10,8 +10,8 @@ use brfs::error::{Error, ErrorKind, Result};
 use brfs::image::{Disk, DiskGuard};
 use brfs::io::ReadAt;
 use brfs::store::{
-    CachedStore, DiskCacheOptions, Entry, EntryKind, LocalStore, Meta, Store, StorePath,
-    StoreStats, StoreTraits, StoredFile,
+    CachedStore, DiskCacheOptions, Entry, EntryKind, LocalStore, Meta, Store, StoreLayer,
+    StorePath, StoreStats, StoreTraits, StoredFile, Validity,
 };
 use bytes::Bytes;
 
@@ -90,7 +90,10 @@ impl FarStore {
     }
 }
 
-impl Store for FarStore {
+impl StoreLayer for FarStore {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         self.request("list", dir, || {
             let mut entries = self.inner.list(dir)?;
@@ -104,21 +107,23 @@ impl Store for FarStore {
     fn head(&self, path: &StorePath) -> Result<Meta> {
         self.request("head", path, || self.inner.head(path))
     }
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.request("read", path, || self.inner.read(path, max_len))
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
+        self.request("read", path, || self.inner.read(path, max_len, validity))
     }
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        let meta = self.request("open", path, || self.inner.head(path))?;
-        self.open_as(path, Some(&meta))
-    }
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        let Some(meta) = listed else {
-            return self.open(path);
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let meta = match listed {
+            Some(meta) => *meta,
+            None => self.request("open", path, || self.inner.head(path))?,
         };
         Ok(Arc::new(FarFile {
             store: self.this.upgrade().unwrap(),
             path: path.clone(),
-            meta: *meta,
+            meta,
         }))
     }
     fn traits(&self) -> StoreTraits {
@@ -147,7 +152,7 @@ impl ReadAt for FarFile {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.store.request("range", &self.path, || {
-            let file = self.store.inner.open(&self.path)?;
+            let file = self.store.inner.open(&self.path, None)?;
             match file.opened_meta().version == self.meta.version {
                 true => file.read_exact_at(buf, offset),
                 false => Err(Error::new(ErrorKind::Changed, "replaced").with_object(&self.path)),
@@ -161,7 +166,7 @@ impl StoredFile for FarFile {
         self.meta
     }
     fn head(&self) -> Result<Meta> {
-        self.store.head(&self.path)
+        StoreLayer::head(&*self.store, &self.path)
     }
     fn is_pinned(&self) -> bool {
         true

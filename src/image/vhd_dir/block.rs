@@ -24,7 +24,7 @@ use crate::buffers::Buffer;
 use crate::cache::{Block, Gate, MetaKey, MetaKind};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{StorePath, StoredFile};
+use crate::store::{StorePath, StoredFile, Validity};
 
 /// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
 /// blocks are on their way at once; decoded all together, they would all be late, and the one that a
@@ -129,10 +129,8 @@ impl VhdDir {
         let shape = self.shape(block, disk_bytes);
         // Whatever it is stored with: brotli's allowance covers all.
         let max_len = Filter::Brotli.max_stored_len(shape.whole as u64);
-        let (stored, meta) = match generation {
-            Some(generation) => self.store.read_pinned(&path, max_len, generation)?,
-            None => self.store.read(&path, max_len)?,
-        };
+        let validity = generation.map_or(Validity::Ask, Validity::Generation);
+        let (stored, meta) = self.store.read(&path, max_len, validity)?;
         let (bytes, filter) = self
             .decode(stored, &shape)
             .map_err(|e| e.with_object(&path))?;
@@ -184,7 +182,7 @@ impl VhdDir {
     /// Whether [`Self::kept_block`] would find the block.
     pub(in crate::image) fn has_kept(&self, block: u64) -> bool {
         let generation = self.generation().filter(|_| self.filter == Filter::None);
-        generation.is_some_and(|g| self.store.is_kept(&self.block_path(block), Some(g)))
+        generation.is_some_and(|g| self.store.has_copy(&self.block_path(block), Some(g)))
     }
 
     /// A plain block of a far away directory that storage has kept nearby: reading what is wanted of it
@@ -198,7 +196,7 @@ impl VhdDir {
         }
         let whole = self.shape(block, self.data_len(block)).whole as u64;
         let path = self.block_path(block);
-        let kept = self.store.open_pinned(&path, whole, self.generation()?)?;
+        let kept = self.store.open_copy(&path, whole, self.generation()?)?;
         let is_plain = self.is_plain(block, &*kept).unwrap_or(false);
         is_plain.then(|| self.keep_open(block, kept))
     }
@@ -248,7 +246,7 @@ impl VhdDir {
         if let Some(file) = self.last(block) {
             return Ok(Some(file));
         }
-        let file = self.store.open(&self.block_path(block))?;
+        let file = self.store.open(&self.block_path(block), None)?;
         let is_plain = self.is_plain(block, &*file)?;
         Ok(is_plain.then(|| self.keep_open(block, file)))
     }

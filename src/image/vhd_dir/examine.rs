@@ -134,7 +134,7 @@ impl VhdDir {
 
     /// Whether a block does not begin, or end, as one of the directory's filter does.
     fn looks_like_another(&self, block: u64) -> Result<bool> {
-        let file = self.store.open(&self.block_path(block))?;
+        let file = self.store.open(&self.block_path(block), None)?;
         let len = file.opened_meta().len_bytes;
         let mut start = [0; 4];
         if len < start.len() as u64 {

@@ -9,7 +9,7 @@ use super::super::vhd::{FOOTER_BYTES, HEADER_BYTES};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{EntryKind, Meta, Store, StorePath};
+use crate::store::{EntryKind, Meta, Store, StorePath, Validity};
 
 /// The parts that opening needs, as stored.
 pub(super) struct Parts {
@@ -38,7 +38,7 @@ type ListedParts = HashMap<String, Option<Meta>>;
 /// The parts of which copies are kept, if there are any: then one listing tells whether they still
 /// hold. `None` where that leads nowhere.
 pub(super) fn read_kept_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
-    if !store.is_kept(&base.child("footer"), None) {
+    if !store.has_copy(&base.child("footer"), None) {
         return None;
     }
     let entries = match store.list(base) {
@@ -78,7 +78,7 @@ pub(super) fn read_parts(
                 return Err(missing.with_object(&path));
             }
         };
-        store.read_kept(&path, *max_len, meta.as_ref())
+        store.read(&path, *max_len, Validity::Listed(meta.as_ref()))
     };
     let mut read = parallel_map(&wanted, threads, read).into_iter();
     let mut next = || {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use self::client::Client;
 use super::remote::store::{Objects, Remote};
-use super::{Entry, Meta, Store, StorePath, StoreStats, StoreTraits, StoredFile};
+use super::{Entry, Meta, Store, StoreLayer, StoreStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
@@ -109,44 +109,24 @@ impl Objects for Client {
     fn parallelism(&self) -> usize {
         self.transport.limiter.current()
     }
-}
-
-impl fmt::Debug for AzureStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AzureStore({})", self.describe())
-    }
-}
-
-impl Store for AzureStore {
-    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
-        self.0.list(dir)
-    }
-
-    fn head(&self, path: &StorePath) -> Result<Meta> {
-        self.0.head(path)
-    }
-
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.0.read(path, max_len)
-    }
-
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.0.open(path)
-    }
-
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        self.0.open_as(path, listed)
-    }
-
-    fn traits(&self) -> StoreTraits {
-        self.0.traits()
-    }
 
     fn describe(&self) -> String {
-        let config = &self.0.objects().config;
+        let config = &self.config;
         let host = config.endpoint.split_once("://").map_or("", |(_, h)| h);
         let parts = [host, config.container.as_str(), config.dir.as_str()];
         let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
         format!("azure://{}", parts.join("/"))
+    }
+}
+
+impl fmt::Debug for AzureStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AzureStore({:?})", self.0)
+    }
+}
+
+impl StoreLayer for AzureStore {
+    fn inner(&self) -> &dyn Store {
+        &self.0
     }
 }

@@ -2,6 +2,7 @@
 //! of a client. A small runtime of its own does the waiting, so that nothing above knows of
 //! `async`.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::object::has_etag;
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{ReadAt, check_range};
-use crate::store::{Entry, Meta, StorePath, StoreTraits, StoredFile};
+use crate::store::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Validity};
 
 /// Longer reads are made of pieces, so that a lost connection does not cost all of one.
 const MAX_RANGE: u64 = 8 << 20;
@@ -33,6 +34,8 @@ pub(crate) trait Objects: Send + Sync + 'static {
     fn dir(&self) -> &str;
     /// How many requests may be in flight now.
     fn parallelism(&self) -> usize;
+    /// Where the repository is, for people: never with secrets.
+    fn describe(&self) -> String;
 }
 
 /// A client with its threads.
@@ -89,12 +92,16 @@ impl<C: Objects> Remote<C> {
         let runtime = Some(runtime);
         Ok(Remote(Arc::new(Shared { objects, runtime })))
     }
+}
 
-    pub(crate) fn objects(&self) -> &C {
-        &self.0.objects
+impl<C: Objects> fmt::Debug for Remote<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
     }
+}
 
-    pub(crate) fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+impl<C: Objects> Store for Remote<C> {
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         let parts = [self.0.objects.dir(), dir.as_str()];
         let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
         let mut prefix = parts.join("/");
@@ -110,11 +117,16 @@ impl<C: Objects> Remote<C> {
             })
     }
 
-    pub(crate) fn head(&self, path: &StorePath) -> Result<Meta> {
+    fn head(&self, path: &StorePath) -> Result<Meta> {
         self.0.head(path)
     }
 
-    pub(crate) fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        _validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
         let shared = &self.0;
         shared
             .key(path)
@@ -122,24 +134,14 @@ impl<C: Objects> Remote<C> {
             .map_err(|e| e.with_object(path))
     }
 
-    pub(crate) fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        Ok(Arc::new(RemoteFile {
-            meta: self.0.head(path)?,
-            shared: self.0.clone(),
-            path: path.clone(),
-        }))
-    }
-
-    /// Opens the object in the state that a listing has told, without asking for it.
-    pub(crate) fn open_as(
-        &self,
-        path: &StorePath,
-        listed: Option<&Meta>,
-    ) -> Result<Arc<dyn StoredFile>> {
-        let Some(&meta) = listed else {
-            return self.open(path);
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        let meta = match listed {
+            Some(&meta) => {
+                self.0.key(path).map_err(|e| e.with_object(path))?;
+                meta
+            }
+            None => self.0.head(path)?,
         };
-        self.0.key(path).map_err(|e| e.with_object(path))?;
         Ok(Arc::new(RemoteFile {
             meta,
             shared: self.0.clone(),
@@ -147,13 +149,35 @@ impl<C: Objects> Remote<C> {
         }))
     }
 
-    pub(crate) fn traits(&self) -> StoreTraits {
+    fn read_range(
+        &self,
+        _path: &StorePath,
+        file: &dyn StoredFile,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes> {
+        file.read_bytes_at(offset, len)
+    }
+
+    fn has_copy(&self, _path: &StorePath, _generation: Option<u128>) -> bool {
+        false
+    }
+
+    fn open_copy(&self, _: &StorePath, _: u64, _: u128) -> Option<Arc<dyn StoredFile>> {
+        None
+    }
+
+    fn traits(&self) -> StoreTraits {
         StoreTraits {
             cheap_ranges: false,
             remote: true,
             // Shrinks while the storage asks for less, and read-ahead with it.
             parallelism: self.0.objects.parallelism(),
         }
+    }
+
+    fn describe(&self) -> String {
+        self.0.objects.describe()
     }
 }
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use self::client::Client;
 use super::remote::store::{Objects, Remote};
-use super::{Entry, Meta, Store, StorePath, StoreStats, StoreTraits, StoredFile};
+use super::{Entry, Meta, Store, StoreLayer, StoreStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 
@@ -100,6 +100,15 @@ impl Objects for Client {
     fn parallelism(&self) -> usize {
         self.transport.limiter.current()
     }
+
+    fn describe(&self) -> String {
+        let config = &self.config;
+        let endpoint = config.endpoint.as_deref().unwrap_or("");
+        let host = endpoint.split_once("://").map_or("", |(_, host)| host);
+        let parts = [host, config.bucket.as_str(), config.dir.as_str()];
+        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        format!("s3://{}", parts.join("/"))
+    }
 }
 
 impl S3Store {
@@ -124,41 +133,12 @@ impl S3Store {
 
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "S3Store({})", self.describe())
+        write!(f, "S3Store({:?})", self.0)
     }
 }
 
-impl Store for S3Store {
-    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
-        self.0.list(dir)
-    }
-
-    fn head(&self, path: &StorePath) -> Result<Meta> {
-        self.0.head(path)
-    }
-
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.0.read(path, max_len)
-    }
-
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
-        self.0.open(path)
-    }
-
-    fn open_as(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
-        self.0.open_as(path, listed)
-    }
-
-    fn traits(&self) -> StoreTraits {
-        self.0.traits()
-    }
-
-    fn describe(&self) -> String {
-        let config = &self.0.objects().config;
-        let endpoint = config.endpoint.as_deref().unwrap_or("");
-        let host = endpoint.split_once("://").map_or("", |(_, host)| host);
-        let parts = [host, config.bucket.as_str(), config.dir.as_str()];
-        let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-        format!("s3://{}", parts.join("/"))
+impl StoreLayer for S3Store {
+    fn inner(&self) -> &dyn Store {
+        &self.0
     }
 }

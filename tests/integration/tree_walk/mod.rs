@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::reading::read_some;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::store::{Entry, LocalStore, Meta, Store, StorePath, StoreTraits, StoredFile};
+use brfs::store::{
+    Entry, LocalStore, Meta, Store, StoreLayer, StorePath, StoreTraits, StoredFile, Validity,
+};
 use brfs::tree::{File, Node, NodeKind};
 use bytes::Bytes;
 
@@ -191,7 +193,10 @@ impl WatchedStore {
     }
 }
 
-impl Store for WatchedStore {
+impl StoreLayer for WatchedStore {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         self.lists.fetch_add(1, Relaxed);
         self.check(dir)?;
@@ -201,22 +206,24 @@ impl Store for WatchedStore {
         self.check(path)?;
         self.inner.head(path)
     }
-    fn read(&self, path: &StorePath, max_len: u64) -> Result<(Bytes, Meta)> {
+    fn read(
+        &self,
+        path: &StorePath,
+        max_len: u64,
+        validity: Validity<'_>,
+    ) -> Result<(Bytes, Meta)> {
         self.reads.fetch_add(1, Relaxed);
         self.check(path)?;
-        self.inner.read(path, max_len)
+        self.inner.read(path, max_len, validity)
     }
-    fn open(&self, path: &StorePath) -> Result<Arc<dyn StoredFile>> {
+    fn open(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
         self.check(path)?;
-        self.inner.open(path)
+        self.inner.open(path, listed)
     }
     fn traits(&self) -> StoreTraits {
         StoreTraits {
             remote: self.remote,
             ..self.inner.traits()
         }
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }
