@@ -138,6 +138,12 @@ impl Error {
         }
     }
 
+    /// Whether the failure says nothing about what the object holds: it could not be fetched, or not in the state
+    /// that was opened. Another time it may be read.
+    pub fn may_pass(&self) -> bool {
+        self.is_fetch_failure() || self.kind() == ErrorKind::Changed
+    }
+
     /// The object the error concerns, when known.
     pub fn object(&self) -> Option<&str> {
         self.0.object.as_deref()

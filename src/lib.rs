@@ -18,6 +18,7 @@ pub mod guestfs;
 pub mod hash;
 pub mod image;
 pub mod io;
+pub mod kind;
 pub mod parallel;
 pub mod repo;
 pub mod secret;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use brfs::error::Result;
-use brfs::guestfs::disk::{Disks, GuestContext, OpenDisk, disk_children};
-use brfs::guestfs::node::GuestOptions;
 use brfs::guestfs::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
+use brfs::views::guest::{Disks, GuestContext, GuestOptions, OpenDisk, disk_children};
 
 /// Bytes of an input that make one change: block and offset in it (16 bits each), and a mask.
 pub const EDIT_BYTES: usize = 5;

@@ -9,11 +9,11 @@ use super::mount::Request;
 use super::single::{Single, single_disk};
 use super::storage_args::Repository;
 use crate::config::Location;
-use crate::guestfs::node::GuestOptions;
 use crate::image::DiskContext;
 use crate::store::{EntryKind, Store, StorePath};
 use crate::tree::Node;
 use crate::views;
+use crate::views::guest::GuestOptions;
 
 /// The directory that makes a directory an XO backup repository.
 pub(super) const MARK: &str = "xo-vm-backups";

@@ -20,7 +20,7 @@ use super::run_file::RunFile;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 use crate::volume::bits::le32;
 
 const ROOT: u32 = 2;

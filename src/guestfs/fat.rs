@@ -22,7 +22,7 @@ use super::run_file::{Run, RunFile, RunMap};
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// No entry can be at byte 32 of a volume.
 const ROOT: GuestInode = 1;

@@ -1,8 +1,8 @@
 //! The files in guest volumes: one trait, one adapter per file system, read in process.
 //!
 //! Flow: `volume` says what a volume holds → [`open`] makes the adapter → [`pool`] opens it when it is
-//! first needed, drops it when idle, and keeps a reader that panics from harming others → [`node`]
-//! shows it as a `tree`. [`disk`] is the entry for a whole disk and for volume groups.
+//! first needed, drops it when idle, and keeps a reader that panics from harming others. What is shown of it is
+//! not decided here: inodes go in, attributes, names and bytes come out.
 //!
 //! The adapters use crates that read metadata; they are young and guest volumes are hostile, so
 //! every call into them goes through [`guard`]: a panic becomes an error, an I/O error that a crate
@@ -12,7 +12,6 @@
 pub mod btrfs;
 mod chunked;
 pub mod device;
-pub mod disk;
 mod ext;
 mod ext_journal;
 mod ext_map;
@@ -22,14 +21,10 @@ mod fat_volume;
 pub mod guard;
 mod iso;
 mod listings;
-pub mod machine;
-pub mod node;
 pub mod ntfs;
 pub mod pool;
 mod recent;
-mod root;
 mod run_file;
-mod siblings;
 mod squashfs;
 mod utf16;
 mod xfs;
@@ -42,7 +37,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 use crate::volume::Content;
 
 /// An inode of one guest file system; the adapter decides how it packs what it needs.
@@ -143,24 +138,6 @@ pub fn is_readable(content: Content) -> bool {
         content,
         Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660 | Squashfs
     )
-}
-
-/// Why nothing is shown of a volume with this content, where that is not clear from what it is.
-fn why_nothing(content: Content) -> Option<String> {
-    use Content::{BitLocker, ExtJournal, LvmMember, MdMember, Swap, Unknown, Zeros};
-    match content {
-        Content::Luks | BitLocker => Some(format!(
-            "encrypted ({}): without the key there is nothing to read",
-            content.as_str()
-        )),
-        Unknown => Some("no file system, volume or partition table that brfs knows".to_string()),
-        LvmMember | MdMember | Swap | ExtJournal | Zeros => None,
-        content if is_readable(content) => None,
-        content => Some(format!(
-            "{} is not read: there are only the raw bytes",
-            content.as_str()
-        )),
-    }
 }
 
 /// Finds the other volumes of the machine that hold something, and where they are, for file systems that

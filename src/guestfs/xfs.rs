@@ -19,7 +19,7 @@ use super::xfs_log;
 use super::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// An open XFS.
 pub struct XfsFs {

@@ -21,7 +21,7 @@ use super::recent::Recent;
 use super::xfs::from_xfs;
 use super::{Batch, GuestEntry, GuestInode};
 use crate::error::{Error, Result};
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// Where the index begins in the directory's own bytes.
 const INDEX_START: u64 = 1 << 35;

@@ -1,6 +1,6 @@
 //! What a mount shows, without FUSE: directories, files, links, attributes.
 //!
-//! `views` builds these nodes from a repository (and, later, from guest file systems); `fuse` turns
+//! `views` builds these nodes from a repository and from the guest file systems in it; `fuse` turns
 //! kernel requests into calls on them. Neither errno nor FUSE types appear here.
 
 use std::ffi::{OsStr, OsString};
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use crate::error::Result;
 use crate::io::ReadAt;
+pub use crate::kind::NodeKind;
 
 /// What an object *is*, over time: two nodes with equal identities are the same object with the
 /// same content, so the kernel may keep its pages. A restore point that was deleted and made again
@@ -19,25 +20,6 @@ pub enum Identity {
     Named(u64),
     /// An object with names in several places (hard links): `(file system, its inode number)`.
     Shared(u64, u64),
-}
-
-/// File types as `stat` knows them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodeKind {
-    /// A directory.
-    Dir,
-    /// A regular file.
-    File,
-    /// A symbolic link.
-    Symlink,
-    /// A named pipe of a guest (harmless: opened by the kernel, not by us).
-    Fifo,
-    /// A character device of a guest (mounts are `nodev`).
-    CharDevice,
-    /// A block device of a guest.
-    BlockDevice,
-    /// A socket of a guest.
-    Socket,
 }
 
 /// Attributes as `stat` shows them. `None` owners mean "the owner of the mount".

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{add_disk_xattrs, disk_attr, disk_xattr, disk_xattr_names, open_disk};
+use super::guest::GuestOptions;
+use super::guest::OpenDisk;
 use super::guests::{Disks, Guests, LVM_DIR, MD_DIR, missing_is_damage};
 use super::nodes::{StaticDir, Xattrs, identity};
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::disk::OpenDisk;
-use crate::guestfs::node::GuestOptions;
 use crate::image::{Disk, DiskContext, DiskStreams};
 use crate::io::ReadAt;
 use crate::repo::layout::VM_BACKUPS;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::ViewContext;
 use super::disk::DiskFile;
+use super::guest::GuestOptions;
+use super::guest::Machine;
+use super::guest::{GuestContext, OpenDisk, disk_children, lvm_root, md_root};
 use super::nodes::point_identity;
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::disk::{GuestContext, OpenDisk, disk_children, lvm_root, md_root};
-use crate::guestfs::machine::Machine;
-use crate::guestfs::node::GuestOptions;
 use crate::guestfs::pool::Pool;
 use crate::image::DiskStreams;
 use crate::io::ReadAt;

@@ -15,6 +15,7 @@ mod bare;
 mod by_date;
 mod by_uuid;
 mod disk;
+pub mod guest;
 mod guests;
 mod json_file;
 mod link_dir;
@@ -31,10 +32,10 @@ pub use bare::{bare_root, split_bare_path};
 pub use pool::DiskPool;
 pub use stats::{MountStats, STATS_XATTR, with_stats};
 
-use crate::guestfs::node::GuestOptions;
 use crate::image::DiskContext;
 use crate::repo::Catalogue;
 use crate::tree::Node;
+use guest::GuestOptions;
 use guests::Guests;
 use nodes::StaticDir;
 

@@ -14,9 +14,9 @@ use crate::support::repo::Vm;
 use crate::support::rng::Rng;
 use crate::support::table::{mbr, write_gpt};
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::guestfs::disk::{disk_children, lvm_root, md_root};
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, File, Node};
+use brfs::views::guest::{disk_children, lvm_root, md_root};
 
 const MIB: usize = 1 << 20;
 const SECTORS_PER_MIB: u32 = (MIB / 512) as u32;

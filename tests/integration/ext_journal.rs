@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::guest_support::context_of;
 use crate::support::ext::*;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::guestfs::disk::{OpenDisk, disk_children};
 use brfs::tree::{Directory, Node};
+use brfs::views::guest::{OpenDisk, disk_children};
 
 type Disk = (&'static str, Vec<u8>);
 

@@ -17,10 +17,9 @@ use crate::support::mountpoint::{TempDir, can_mount, has_program, needs, sh};
 use crate::support::repo::Vm;
 use crate::support::rng::Rng;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
-use brfs::guestfs::node::GuestOptions;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
+use brfs::views::guest::{GuestContext, GuestOptions, OpenDisk, disk_children};
 
 const PARTITION_AT: usize = 1 << 20;
 /// 2001-02-03 04:05:06 UTC.

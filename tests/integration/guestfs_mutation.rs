@@ -11,8 +11,8 @@ use crate::guest_support::seal::Set;
 use crate::guest_support::{context_of, golden};
 use crate::guests::{Damaged, interesting_blocks, look_at, look_at_all, visit};
 use brfs::error::Result;
-use brfs::guestfs::disk::lvm_root;
 use brfs::io::ReadAt;
+use brfs::views::guest::lvm_root;
 
 struct Random(u64);
 

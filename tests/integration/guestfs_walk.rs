@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex};
 
 use crate::guest_support::{Image, context_of, differences, disk, golden, golden_text, walk};
 use brfs::error::ErrorKind;
-use brfs::guestfs::disk::{OpenDisk, disk_children, lvm_root};
 use brfs::guestfs::open;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node, NodeKind};
+use brfs::views::guest::{OpenDisk, disk_children, lvm_root};
 use brfs::volume::Content;
 
 fn compare(name: &str, root: &dyn Directory, manifest: &str, ignore: impl Fn(&str) -> bool) {

@@ -7,9 +7,9 @@ use crate::guest_support::{context_of, differences, golden, golden_text, walk};
 use crate::support::md;
 use crate::support::reading::read_some;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::guestfs::disk::{GuestContext, OpenDisk, md_root};
 use brfs::io::ReadAt;
 use brfs::tree::Node;
+use brfs::views::guest::{GuestContext, OpenDisk, md_root};
 use brfs::volume::Problem;
 use brfs::volume::md::{Array, Member, assemble_arrays};
 

@@ -14,13 +14,13 @@ use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use crate::support::vhd_dir::Filter;
 use crate::tree_walk::{must_find, target};
-use brfs::guestfs::node::GuestOptions;
 use brfs::image::DiskContext;
 use brfs::io::{Chunk, ReadAt};
 use brfs::repo::Catalogue;
 use brfs::repo::catalogue::NamedVm;
 use brfs::store::{StorePath, open_encrypted};
 use brfs::tree::Node;
+use brfs::views::guest::GuestOptions;
 use brfs::views::repository_root;
 
 fn chain_of(layers: u64, filter: Filter) -> Chain {

@@ -16,7 +16,6 @@ use super::superblock::Superblock;
 use crate::error::Result;
 use crate::guestfs::Others;
 use crate::guestfs::device::Device;
-use crate::guestfs::siblings::may_pass;
 use crate::io::ReadAt;
 use crate::volume::Content;
 
@@ -67,7 +66,7 @@ pub fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
     for (place, volume) in others(Content::Btrfs)? {
         let superblock = match Superblock::read(&*volume) {
             Ok(superblock) => superblock,
-            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
                 tracing::warn!(volume = %place, "{error}");
                 continue;

@@ -6,7 +6,7 @@
 use super::fault::bad;
 use super::key::{INODE_ITEM, Key};
 use crate::error::Result;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 use crate::volume::bits::le16;
 
 const HEAD_BYTES: usize = Key::BYTES + 13;

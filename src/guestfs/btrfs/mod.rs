@@ -37,7 +37,7 @@ use std::sync::Arc;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 use chunk::{Chunk, Chunks};
 use devices::Devices;
 use dir_item::{Record, Records, name_hash};

@@ -22,7 +22,7 @@ use super::run_file::{Run, RunFile, RunMap};
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 use record::Record;
 use rock_ridge::Fields;
 

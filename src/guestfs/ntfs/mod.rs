@@ -38,7 +38,7 @@ use super::utf16;
 use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, device_number, time};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 use attribute::{Value, kind};
 use data::Stream;

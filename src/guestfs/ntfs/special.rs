@@ -10,7 +10,7 @@ use super::error::bad;
 use super::fields::{byte, le16, le32, le64, part};
 use crate::error::Result;
 use crate::guestfs::utf16;
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// Windows' attributes of files.
 const ATTRIBUTE_HIDDEN: u32 = 0x2;

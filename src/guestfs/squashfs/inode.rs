@@ -2,7 +2,7 @@
 
 use super::table::{Cursor, bad, le16, le32, le64};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// A link's target is at most a page in Linux.
 const MAX_TARGET_BYTES: u32 = 64 << 10;

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::guestfs::xfs::XfsFs;
 use crate::guestfs::{GuestAttr, GuestFs};
-use crate::tree::NodeKind;
+use crate::kind::NodeKind;
 
 /// Inodes of 256 bytes, records with extended headers, around the end of the log.
 const POWER_CUT: &str = "xfs-4-power-cut";

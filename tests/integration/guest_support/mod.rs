@@ -14,11 +14,10 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brfs::error::Result;
-use brfs::guestfs::disk::{GuestContext, OpenDisk, disk_children};
-use brfs::guestfs::node::GuestOptions;
 use brfs::guestfs::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, File, Node, NodeKind};
+use brfs::views::guest::{GuestContext, GuestOptions, OpenDisk, disk_children};
 use sha2::{Digest, Sha256};
 
 use crate::support::reading::read_some;

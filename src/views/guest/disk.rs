@@ -9,11 +9,11 @@ use std::time::SystemTime;
 
 use super::machine::Machine;
 use super::node::{GuestOptions, GuestTree};
-use super::pool::{Pool, Pooled};
 use super::root::{PROBLEM, RootDir, is_lasting, sealed};
-use super::siblings::{look_at, may_pass, other_volumes, search};
-use super::{is_readable, open_among, why_nothing};
+use super::search::{look_at, other_volumes, search};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::pool::{Pool, Pooled};
+use crate::guestfs::{is_readable, open_among};
 use crate::hash::StableHash;
 use crate::io::{ExtentKind, ReadAt};
 use crate::tree::{
@@ -276,8 +276,26 @@ fn guest_tree(
 /// What kept it from being fetched.
 fn content_of(volume: &Arc<dyn ReadAt>) -> Result<Content> {
     match volume::identify(&**volume) {
-        Err(error) if may_pass(&error) => Err(error),
+        Err(error) if error.may_pass() => Err(error),
         content => Ok(content.unwrap_or(Content::Unknown)),
+    }
+}
+
+/// Why nothing is shown of a volume with this content, where that is not clear from what it is.
+fn why_nothing(content: Content) -> Option<String> {
+    use Content::{BitLocker, ExtJournal, LvmMember, MdMember, Swap, Unknown, Zeros};
+    match content {
+        Content::Luks | BitLocker => Some(format!(
+            "encrypted ({}): without the key there is nothing to read",
+            content.as_str()
+        )),
+        Unknown => Some("no file system, volume or partition table that brfs knows".to_string()),
+        LvmMember | MdMember | Swap | ExtJournal | Zeros => None,
+        content if is_readable(content) => None,
+        content => Some(format!(
+            "{} is not read: there are only the raw bytes",
+            content.as_str()
+        )),
     }
 }
 

@@ -9,10 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use super::pool::Pooled;
-use super::siblings::may_pass;
-use super::{GuestAttr, GuestEntry, GuestInode};
 use crate::error::{Error, Result};
+use crate::guestfs::pool::Pooled;
+use crate::guestfs::{GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::io::ReadAt;
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, File, Identity, Leaf, Node, NodeKind,
@@ -304,7 +303,7 @@ fn present(name: &OsStr, inode: GuestInode) -> Option<OsString> {
 }
 
 /// Finds the entry that is shown under a name that was cut.
-fn find_cut(fs: &dyn super::GuestFs, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
+fn find_cut(fs: &dyn GuestFs, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
     let mut cursor = Some(0);
     while let Some(at) = cursor {
         let batch = fs.list(dir, at)?;
@@ -366,7 +365,7 @@ impl DirStream for GuestStream {
                 Some(kind) => kind,
                 None => match self.tree.fs.with(|fs| fs.attr(entry.inode)) {
                     Ok(attr) => attr.kind,
-                    Err(error) if may_pass(&error) => return Err(error),
+                    Err(error) if error.may_pass() => return Err(error),
                     // Listed all the same when its inode is damaged; looking it up says so.
                     Err(_) => NodeKind::File,
                 },

@@ -6,14 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::OpenDisk;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::io::{Extent, ReadAt};
 use crate::volume::{Content, PlacedVolume, find_all};
-
-/// Whether a failure says nothing about what is on a disk: another time it may be read.
-pub(super) fn may_pass(error: &Error) -> bool {
-    error.is_fetch_failure() || error.kind() == ErrorKind::Changed
-}
 
 /// What `look` finds on all disks. A disk that is damaged or gone counts as missing, with a warning; one
 /// that cannot be fetched does not.
@@ -30,7 +25,7 @@ pub(super) fn search<T>(
     for (name, open) in disks {
         match open() {
             Ok(disk) => opened.push((name.clone(), Watched::over(disk, &passing))),
-            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) if error.may_pass() => return Err(error),
             Err(error) => tracing::warn!(disk = %name, "not searched: {error}"),
         }
     }
@@ -96,7 +91,7 @@ impl Watched {
 
     fn note<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result
-            && may_pass(error)
+            && error.may_pass()
         {
             lock(&self.passing).get_or_insert_with(|| error.clone());
         }
