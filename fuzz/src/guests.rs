@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use brfs::error::Result;
-use brfs::guestfs::pool::Pool;
+use brfs::guestfs::host::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
 use brfs::views::guest::{Disks, GuestContext, GuestOptions, OpenDisk, disk_children};

@@ -1,35 +1,23 @@
 //! The files in guest volumes: one trait, one adapter per file system, read in process.
 //!
-//! Flow: `volume` says what a volume holds → [`open`] makes the adapter → [`pool`] opens it when it is
+//! Flow: `volume` says what a volume holds → [`open`] makes the adapter → [`host::pool`] opens it when it is
 //! first needed, drops it when idle, and keeps a reader that panics from harming others. What is shown of it is
 //! not decided here: inodes go in, attributes, names and bytes come out.
 //!
 //! The adapters use crates that read metadata; they are young and guest volumes are hostile, so
-//! every call into them goes through [`guard`]: a panic becomes an error, an I/O error that a crate
+//! every call into them goes through [`host::guard`]: a panic becomes an error, an I/O error that a crate
 //! swallows still fails the call, and the bytes one call may read are bounded. File contents are
 //! read from the volume by extents wherever the crate gives them.
 
 pub mod btrfs;
-mod chunked;
-pub mod device;
+mod common;
 mod ext;
-mod ext_journal;
-mod ext_map;
 mod fat;
-mod fat_dir;
-mod fat_volume;
-pub mod guard;
-mod iso;
-mod listings;
+pub mod host;
+mod iso9660;
 pub mod ntfs;
-pub mod pool;
-mod recent;
-mod run_file;
 mod squashfs;
-mod utf16;
 mod xfs;
-mod xfs_dir;
-mod xfs_log;
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -91,7 +79,7 @@ pub struct Batch {
 }
 
 /// A guest's file system, read-only. Calls block, may be made from several threads at once, and may
-/// panic on hostile volumes: everything outside this module goes through [`pool::Pooled`].
+/// panic on hostile volumes: everything outside this module goes through [`host::pool::Pooled`].
 pub trait GuestFs: Send + Sync {
     /// The root directory.
     fn root(&self) -> GuestInode;
@@ -169,7 +157,7 @@ pub fn open_among(
         Content::Btrfs => btrfs::BtrfsFs::open(volume, others),
         Content::Ntfs => ntfs::NtfsFs::open(volume),
         Content::Fat | Content::ExFat => fat::FatFs::open(volume),
-        Content::Iso9660 => iso::IsoFs::open(volume),
+        Content::Iso9660 => iso9660::IsoFs::open(volume),
         Content::Squashfs => squashfs::SquashFs::open(volume),
         other => Err(Error::new(
             ErrorKind::Unsupported,

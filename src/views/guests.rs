@@ -15,7 +15,7 @@ use super::guest::{GuestContext, OpenDisk, disk_children, lvm_root, md_root};
 use super::nodes::point_identity;
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::pool::Pool;
+use crate::guestfs::host::pool::Pool;
 use crate::image::DiskStreams;
 use crate::io::ReadAt;
 use crate::repo::RestorePoint;

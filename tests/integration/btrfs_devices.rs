@@ -13,7 +13,7 @@ use crate::guest_support::seal::{SUPERBLOCK, crc32c};
 use crate::guest_support::{context, context_of, differences, disk, golden, golden_text, walk};
 use crate::support::reading::read_some;
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::guestfs::pool::Pool;
+use brfs::guestfs::host::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
 use brfs::views::guest::{GuestContext, OpenDisk, disk_children};

@@ -15,7 +15,7 @@ use super::space::Member;
 use super::superblock::Superblock;
 use crate::error::Result;
 use crate::guestfs::Others;
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 use crate::io::ReadAt;
 use crate::volume::Content;
 

@@ -14,7 +14,7 @@ use super::superblock::Root;
 use super::tree::Trees;
 use super::unpack::Compression;
 use crate::error::{Error, Result};
-use crate::guestfs::recent::Recent;
+use crate::guestfs::common::recent::Recent;
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 
 /// Unpacked extents kept by one open file: as many as a read of 1 MiB may meet.

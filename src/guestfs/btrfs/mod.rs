@@ -34,8 +34,10 @@ use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::{
+    Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time,
+};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 use chunk::{Chunk, Chunks};

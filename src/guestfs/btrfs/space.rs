@@ -11,7 +11,7 @@ use super::fault::bad;
 use super::parity;
 use super::superblock::DeviceId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 
 /// A device that is there.
 pub struct Member {

@@ -11,9 +11,9 @@ use super::lznt1;
 use super::record::Record;
 use super::runs::{self, ClusterRun};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::chunked::ChunkedFile;
-use crate::guestfs::device::{Cached, Device};
-use crate::guestfs::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::common::chunked::ChunkedFile;
+use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::host::device::{Cached, Device};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
 
 /// The largest unit of compression that is unpacked; Windows makes units of 64 KiB at most.

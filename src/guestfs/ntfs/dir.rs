@@ -15,7 +15,7 @@ use super::record::{NUMBER_MASK, fix_up};
 use super::upcase::Upcase;
 use super::volume::{File, Volume};
 use crate::error::Result;
-use crate::guestfs::utf16::ascii;
+use crate::guestfs::common::utf16::ascii;
 use crate::io::{ReadAt, check_range};
 
 const INDEX: [u16; 4] = ascii(b"$I30");

@@ -30,13 +30,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::chunked::ChunkedFile;
-use super::device::Device;
-use super::guard::{Budget, Outcome, guarded};
-use super::recent::Recent;
-use super::utf16;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, device_number, time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::chunked::ChunkedFile;
+use crate::guestfs::common::recent::Recent;
+use crate::guestfs::common::utf16;
+use crate::guestfs::host::device::Device;
+use crate::guestfs::host::guard::{Budget, Outcome, guarded};
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, device_number, time};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 

@@ -9,7 +9,7 @@
 use super::error::bad;
 use super::fields::{byte, le16, le32, le64, part};
 use crate::error::Result;
-use crate::guestfs::utf16;
+use crate::guestfs::common::utf16;
 use crate::kind::NodeKind;
 
 /// Windows' attributes of files.

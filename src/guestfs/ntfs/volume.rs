@@ -11,7 +11,7 @@ use super::data::{Assembly, ClusterDevice, Stream};
 use super::error::bad;
 use super::record::{NUMBER_MASK, Record};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 use crate::io::{ReadAt, check_range};
 
 /// Windows ends at 256 KiB; this leaves room for others.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::inode::Layout;
 use super::table::{Blocks, Superblock, bad, le32, le64};
 use crate::error::{ErrorKind, Result};
-use crate::guestfs::recent::Recent;
+use crate::guestfs::common::recent::Recent;
 use crate::io::{Extent, ExtentKind, ReadAt, read_pieces};
 
 /// The place of a block is found from the last of these before it.

@@ -16,11 +16,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use super::chunked::ChunkedFile;
-use super::device::Device;
-use super::listings::Listings;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::chunked::ChunkedFile;
+use crate::guestfs::common::listings::Listings;
+use crate::guestfs::host::device::Device;
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, time};
 use crate::io::ReadAt;
 use file::{Content, Fragments};
 use inode::{Body, Inode};

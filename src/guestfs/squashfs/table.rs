@@ -6,8 +6,8 @@ use quick_cache::sync::Cache;
 
 use super::unpack::Compression;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::device::Device;
-use crate::guestfs::guard;
+use crate::guestfs::host::device::Device;
+use crate::guestfs::host::guard;
 
 /// What a metadata block unpacks to; only a table's last one is shorter.
 pub const METADATA_BYTES: usize = 8192;

@@ -12,7 +12,7 @@ use super::node::{GuestOptions, GuestTree};
 use super::root::{PROBLEM, RootDir, is_lasting, sealed};
 use super::search::{look_at, other_volumes, search};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::pool::{Pool, Pooled};
+use crate::guestfs::host::pool::{Pool, Pooled};
 use crate::guestfs::{is_readable, open_among};
 use crate::hash::StableHash;
 use crate::io::{ExtentKind, ReadAt};

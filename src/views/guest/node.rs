@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::guestfs::pool::Pooled;
+use crate::guestfs::host::pool::Pooled;
 use crate::guestfs::{GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::io::ReadAt;
 use crate::tree::{

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brfs::error::Result;
-use brfs::guestfs::pool::Pool;
+use brfs::guestfs::host::pool::Pool;
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, File, Node, NodeKind};
 use brfs::views::guest::{GuestContext, GuestOptions, OpenDisk, disk_children};

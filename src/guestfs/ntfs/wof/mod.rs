@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::utf16::ascii;
+use crate::guestfs::common::utf16::ascii;
 use crate::io::{Extent, ExtentKind, ReadAt};
 
 /// The stream with the chunks.

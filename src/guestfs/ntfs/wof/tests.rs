@@ -1,5 +1,5 @@
 use super::*;
-use crate::guestfs::chunked::ChunkedFile;
+use crate::guestfs::common::chunked::ChunkedFile;
 
 fn reparse(numbers: [u32; 4]) -> Vec<u8> {
     let head = [0x17, 0, 0, 0x80, 16, 0, 0, 0];

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::GuestFs;
 use super::guard::{Budget, Outcome, guarded};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::{GuestFs, GuestInode};
 use crate::io::{Extent, ReadAt};
 
 /// File systems that a pool keeps open.
@@ -145,7 +145,7 @@ impl Pooled {
     ///
     /// # Errors
     /// As [`Pooled::with`].
-    pub fn open_file(self: &Arc<Self>, inode: super::GuestInode) -> Result<Arc<dyn ReadAt>> {
+    pub fn open_file(self: &Arc<Self>, inode: GuestInode) -> Result<Arc<dyn ReadAt>> {
         let fs = self.get()?;
         let inner = self.guarded_on(&fs, || fs.open(inode))?;
         Ok(Arc::new(PooledFile {
@@ -253,8 +253,8 @@ mod tests {
     use std::ffi::{OsStr, OsString};
     use std::sync::atomic::AtomicUsize;
 
-    use super::super::{Batch, GuestAttr, GuestInode};
     use super::*;
+    use crate::guestfs::{Batch, GuestAttr};
 
     struct Fake;
     impl GuestFs for Fake {

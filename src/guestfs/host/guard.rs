@@ -89,7 +89,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 ///
 /// # Errors
 /// `Corrupt` when the budget of the call in progress is used up.
-pub(super) fn charge(bytes: u64) -> Result<()> {
+pub(crate) fn charge(bytes: u64) -> Result<()> {
     STATE.with(|state| {
         let mut state = state.borrow_mut();
         if !state.active {
@@ -117,7 +117,7 @@ pub(super) fn charge(bytes: u64) -> Result<()> {
 }
 
 /// Called by the device when a request failed.
-pub(super) fn note_error(error: &Error) {
+pub(crate) fn note_error(error: &Error) {
     STATE.with(|state| {
         let mut state = state.borrow_mut();
         if state.active {

@@ -24,8 +24,8 @@ use self::overlay::Overlay;
 use self::record::Active;
 use self::replay::{Geometry, replay};
 use self::ring::{BLOCK_BYTES, RECORD_MAGIC, Ring};
-use super::device::{Cached, Device};
 use crate::error::{Error, Result};
+use crate::guestfs::host::device::{Cached, Device};
 use crate::io::ReadAt;
 use crate::volume::bits::has;
 
@@ -55,7 +55,7 @@ pub fn replayed(volume: &Arc<dyn ReadAt>) -> Result<Option<Arc<dyn ReadAt>>> {
 fn superblock(volume: &dyn ReadAt) -> Result<Superblock> {
     let mut bytes = [0; SUPERBLOCK_BYTES];
     volume.read_exact_at(&mut bytes, 0)?;
-    Superblock::parse(&bytes).map_err(super::xfs::from_xfs)
+    Superblock::parse(&bytes).map_err(super::from_xfs)
 }
 
 /// Whatever the size of inodes.

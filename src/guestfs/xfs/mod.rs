@@ -1,8 +1,11 @@
 //! XFS versions 4 and 5, on `rust-fs-xfs`.
 //!
 //! The crate parses superblock, inodes, directory blocks and attributes, verifies checksums, and replays
-//! a dirty log into memory; that of small inodes is replayed in `xfs_log`. File contents are read here, by
-//! extents, straight from the volume; directories in `xfs_dir`.
+//! a dirty log into memory; that of small inodes is replayed in `log`. File contents are read here, by
+//! extents, straight from the volume; directories in `dir`.
+
+mod dir;
+mod log;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -12,12 +15,11 @@ use fs_xfs::Filesystem;
 use fs_xfs::extent::Extent;
 use fs_xfs::inode::Inode;
 
-use super::device::Device;
-use super::run_file::{Run, RunFile, RunMap};
-use super::xfs_dir::Dirs;
-use super::xfs_log;
-use super::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
+use self::dir::Dirs;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::host::device::Device;
+use crate::guestfs::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 
@@ -51,7 +53,7 @@ impl ReadAt for Replayed {
 impl XfsFs {
     /// Reads the superblock, and the log when it is dirty.
     pub fn open(volume: Arc<dyn ReadAt>) -> Result<Arc<dyn GuestFs>> {
-        let volume = xfs_log::replayed(&volume)?.unwrap_or(volume);
+        let volume = log::replayed(&volume)?.unwrap_or(volume);
         XfsFs::on(volume)
     }
 

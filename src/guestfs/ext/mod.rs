@@ -1,9 +1,12 @@
 //! ext2, ext3 and ext4, on `rust-fs-ext4`.
 //!
 //! The crate parses the superblock, group descriptors, inodes, hash trees, inline data and extended
-//! attributes, and verifies checksums. Done here: the journal (`ext_journal`), whole runs of
-//! file contents (`ext_map`), directories in parts (also the linear ones of ext2/3 and those with
+//! attributes, and verifies checksums. Done here: the journal (`journal`), whole runs of
+//! file contents (`map`), directories in parts (also the linear ones of ext2/3 and those with
 //! 64 KiB blocks, which the crate does not list), ACLs in the kernel's form.
+
+mod journal;
+mod map;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,13 +15,15 @@ use std::sync::Arc;
 use fs_ext4::Filesystem;
 use fs_ext4::inode::Inode;
 
-use super::device::{Device, from_io};
-use super::ext_journal::changes::Changes;
-use super::ext_journal::{self, Header, Journal};
-use super::ext_map::InodeMap;
-use super::run_file::RunFile;
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time};
+use self::journal::changes::Changes;
+use self::journal::{Header, Journal};
+use self::map::InodeMap;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::run_file::RunFile;
+use crate::guestfs::host::device::{Device, from_io};
+use crate::guestfs::{
+    Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time,
+};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 use crate::volume::bits::le32;
@@ -49,7 +54,7 @@ impl ExtFs {
     /// Reads the superblock and the group descriptors, and the journal when it is dirty.
     pub fn open(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Arc<dyn GuestFs>> {
         let header = Header::read(&*volume)?;
-        let fs = mount(ext_journal::without(volume.clone(), &header)?)?;
+        let fs = mount(journal::without(volume.clone(), &header)?)?;
         header.warn();
         if !header.needs_recovery() {
             return Ok(Arc::new(ExtFs {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 
 /// What is read at once of blocks that lie one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;

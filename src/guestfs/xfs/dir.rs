@@ -17,10 +17,10 @@ use fs_xfs::dir::{self, DirEntry};
 use fs_xfs::extent::Extent;
 use fs_xfs::inode::{FileType, Format, Inode};
 
-use super::recent::Recent;
-use super::xfs::from_xfs;
-use super::{Batch, GuestEntry, GuestInode};
+use super::from_xfs;
 use crate::error::{Error, Result};
+use crate::guestfs::common::recent::Recent;
+use crate::guestfs::{Batch, GuestEntry, GuestInode};
 use crate::kind::NodeKind;
 
 /// Where the index begins in the directory's own bytes.

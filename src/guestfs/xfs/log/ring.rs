@@ -7,7 +7,7 @@
 
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 use crate::volume::bits::be32;
 
 /// `BBSIZE`: bytes of a sector of the log.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::device::Device;
-use super::fat_dir::Item;
+use super::dir::Item;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::host::device::Device;
 
 /// Bytes of the table read at once while a chain is walked.
 const TABLE_CHUNK: u64 = 4096;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::record::{le32, long_time, short_time};
 use crate::error::{Error, Result};
-use crate::guestfs::device::Device;
+use crate::guestfs::host::device::Device;
 use crate::io::{ReadAt, check_range};
 
 /// Continuation areas of one record; Linux follows 32.

@@ -142,7 +142,7 @@ impl fs_ext4::block_io::BlockDevice for Device {
 }
 
 /// Our own error back out of an `io::Error`, or a new one.
-pub(super) fn from_io(error: std::io::Error) -> Error {
+pub(crate) fn from_io(error: std::io::Error) -> Error {
     match error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>())

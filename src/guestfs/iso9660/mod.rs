@@ -16,11 +16,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 
-use super::device::Device;
-use super::listings::Listings;
-use super::run_file::{Run, RunFile, RunMap};
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::listings::Listings;
+use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::host::device::Device;
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, kind_of_mode};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 use record::Record;

@@ -9,18 +9,21 @@
 //! the first entry of a set, and whether the directory it is in has no chain. That is enough to find the
 //! second one, which may be in another cluster.
 
+mod dir;
+mod volume;
+
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use super::device::Device;
-use super::fat_dir::{self, Item, Parsed};
-use super::fat_volume::{Geometry, Piece, Volume, Width, bad};
-use super::recent::Recent;
-use super::run_file::{Run, RunFile, RunMap};
-use super::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode};
+use self::dir::{Item, Parsed};
+use self::volume::{Geometry, Piece, Volume, Width, bad};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guestfs::common::recent::Recent;
+use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::host::device::Device;
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 
@@ -160,8 +163,8 @@ impl FatFs {
             next,
             is_end,
         } = match self.volume.geometry.width {
-            Width::ExFat => fat_dir::parse_exfat(&bytes, is_last)?,
-            width => fat_dir::parse_fat(&bytes, width == Width::Fat32),
+            Width::ExFat => dir::parse_exfat(&bytes, is_last)?,
+            width => dir::parse_fat(&bytes, width == Width::Fat32),
         };
         let goes_on = !is_end && !is_last && next > 0;
         Ok((items, goes_on.then_some(slot + next as u64)))
@@ -212,9 +215,9 @@ impl FatFs {
                 let mut stream = [0; ENTRY_BYTES as usize];
                 let second = self.second(at, inode & NO_CHAIN != 0)?;
                 self.volume.device.read(&mut stream, second)?;
-                fat_dir::exfat_pair(&entry, &stream)
+                dir::exfat_pair(&entry, &stream)
             }
-            width => fat_dir::fat_entry(&entry, width == Width::Fat32),
+            width => dir::fat_entry(&entry, width == Width::Fat32),
         };
         found.ok_or_else(|| bad("a name leads to an entry that is not in use"))
     }

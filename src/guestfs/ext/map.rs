@@ -10,10 +10,10 @@ use fs_ext4::Filesystem;
 use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::inode::Inode;
 
-use super::ext::from_ext;
-use super::ext_journal::changes::Ranges;
-use super::run_file::{Run, RunMap};
+use super::from_ext;
+use super::journal::changes::Ranges;
 use crate::error::{Error, Result};
+use crate::guestfs::common::run_file::{Run, RunMap};
 
 const ENTRY_BYTES: usize = 12;
 const DIRECT_POINTERS: u64 = 12;

@@ -6,8 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::recent::Recent;
-use super::{GuestEntry, GuestInode};
 use crate::error::Result;
+use crate::guestfs::{GuestEntry, GuestInode};
 
 /// Listings kept, and the names in all of them together (the one used last is always kept).
 const LISTINGS: usize = 16;

@@ -1,0 +1,7 @@
+//! What several readers are made of: files by runs or by chunks, listings, what was read last, names in UTF-16.
+
+pub mod chunked;
+pub mod listings;
+pub mod recent;
+pub mod run_file;
+pub mod utf16;
