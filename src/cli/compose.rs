@@ -3,20 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use super::mount::Request;
 use super::single::{Single, single_disk};
 use super::storage_args::Repository;
 use crate::config::Location;
+use crate::error::{Error, ErrorKind};
 use crate::image::DiskContext;
-use crate::store::{EntryKind, Store, StorePath};
+use crate::repo::layout::VM_BACKUPS;
 use crate::tree::Node;
 use crate::views;
 use crate::views::guest::GuestOptions;
-
-/// The directory that makes a directory an XO backup repository.
-pub(super) const MARK: &str = "xo-vm-backups";
 
 /// Default of `--refresh`.
 const REFRESH_SECONDS: u64 = 60;
@@ -39,12 +37,14 @@ pub(super) fn open(request: &Request) -> Result<View> {
     if let Some(single) = single_disk(location)? {
         return open_bare(single, &repository, request);
     }
-    let store = repository.open()?;
-    check_repository(&*store, location)?;
-    let source = store.describe();
-    let disks = DiskContext::new(store, request.cache_bytes);
+    let opened = repository.open()?;
+    opened
+        .check_is_repository()
+        .map_err(|e| with_suggestion(e, location))?;
+    let source = opened.store.describe();
+    let disks = DiskContext::new(opened.store.clone(), request.cache_bytes);
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
-    let root = views::repository_root(disks.clone(), refresh, guest_options(request));
+    let root = views::repository_root(opened, disks.clone(), refresh, guest_options(request));
     let root = views::with_stats(root, disks, repository.options.stats.clone());
     Ok(View {
         root,
@@ -78,34 +78,21 @@ fn open_bare(single: Single, repository: &Repository, request: &Request) -> Resu
     })
 }
 
-/// Refuses what is no repository, with a guess at what was meant: mounting it would only show
-/// empty directories.
-fn check_repository(store: &dyn Store, location: &Location) -> Result<()> {
-    let entries = store
-        .list(&StorePath::root())
-        .with_context(|| format!("cannot list {}", store.describe()))?;
-    match entries.iter().find(|e| e.name == MARK).map(|e| e.kind) {
-        Some(EntryKind::Dir) => return Ok(()),
-        Some(EntryKind::Link(fault)) => {
-            return Err(fault.error(&StorePath::root().child(MARK)).into());
-        }
-        _ => {}
+/// Adds a guess at what was meant to the word that something is no repository.
+fn with_suggestion(error: Error, location: &Location) -> anyhow::Error {
+    let suggestion = match location {
+        Location::Local(path) if error.kind() == ErrorKind::NotFound => suggestion(path),
+        _ => None,
+    };
+    match suggestion {
+        Some(meant) => anyhow!("{error}; did you mean {}?", meant.display()),
+        None => error.into(),
     }
-    let mut message = format!(
-        "{}: is this a Xen Orchestra backup repository? Expected a directory {MARK} in it",
-        store.describe()
-    );
-    if let Location::Local(path) = location
-        && let Some(meant) = suggestion(path)
-    {
-        message.push_str(&format!("; did you mean {}?", meant.display()));
-    }
-    Err(anyhow!(message))
 }
 
 /// The nearest directory above that is a repository, or the only one directly below.
 fn suggestion(path: &Path) -> Option<PathBuf> {
-    let is_repository = |dir: &Path| dir.join(MARK).is_dir();
+    let is_repository = |dir: &Path| dir.join(VM_BACKUPS).is_dir();
     if let Some(above) = path.ancestors().skip(1).find(|dir| is_repository(dir)) {
         return Some(above.to_owned());
     }

@@ -36,8 +36,7 @@ pub fn open_catalogue(storage: &StorageArgs, repository: Option<&str>) -> Result
             escape(&path)
         );
     }
-    let store = repository.open()?;
-    Ok(Catalogue::new(store, ONE_COMMAND))
+    Ok(Catalogue::of(repository.open()?, ONE_COMMAND))
 }
 
 /// Opens the single image that stands in the place of a repository; `None` when none does.

@@ -9,6 +9,8 @@ use super::ls::DiskRow;
 use crate::config::{Location, StoreOptions};
 use crate::image::{Disk, DiskContext, is_image_name};
 use crate::io::ReadAt;
+use crate::repo::layout::VM_BACKUPS;
+use crate::repo::open_encrypted;
 use crate::store::StorePath;
 use crate::views;
 
@@ -73,7 +75,8 @@ impl Single {
     pub(super) fn open(mut self, options: &StoreOptions, cache_bytes: u64) -> Result<OpenSingle> {
         let mut above = 0;
         loop {
-            let context = DiskContext::new(self.root.open(options)?, cache_bytes);
+            let store = open_encrypted(self.root.open(options)?, options.encryption_key.clone())?;
+            let context = DiskContext::new(store, cache_bytes);
             let disk = context.open_disk(&self.inside, None)?;
             let wider = match disk.leads_out() && above < MAX_ABOVE {
                 true => self.above(),
@@ -93,7 +96,7 @@ impl Single {
 
     /// The same image seen from one directory further up, unless its place bounds what it may use.
     fn above(&self) -> Option<Single> {
-        if self.inside.components().any(|c| c == super::compose::MARK) {
+        if self.inside.components().any(|c| c == VM_BACKUPS) {
             return None;
         }
         let mut root = self.root.clone();

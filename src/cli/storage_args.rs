@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::codec::aead::Key;
 use crate::config::{Location, StoreOptions};
 use crate::error::{Error, ErrorKind, Result};
+use crate::repo::{OpenRepository, encryption_algorithm};
 
 /// Where the repository is, and how to get at it.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -224,7 +225,7 @@ impl Collected {
             .flatten();
         let location = single.map_or(repository.location, |single| single.root);
         let store = location.connect(&repository.options)?;
-        if crate::repo::encryption_algorithm(store.as_ref())?.is_some() {
+        if encryption_algorithm(store.as_ref())?.is_some() {
             self.key = prompt_for_key()?;
         }
         Ok(())
@@ -232,12 +233,13 @@ impl Collected {
 }
 
 impl Repository {
-    /// Opens the store.
+    /// Opens the repository.
     ///
     /// # Errors
-    /// As [`Location::open`].
-    pub fn open(&self) -> Result<std::sync::Arc<dyn crate::store::Store>> {
-        self.location.open(&self.options)
+    /// As [`Location::open`] and [`OpenRepository::new`].
+    pub fn open(&self) -> Result<OpenRepository> {
+        let store = self.location.open(&self.options)?;
+        OpenRepository::new(store, self.options.encryption_key.clone())
     }
 }
 

@@ -12,7 +12,7 @@ pub use url::{AzureLocation, S3Location};
 
 use crate::codec::aead::Key;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{CachedStore, CountingStore, LocalStore, Store, open_encrypted};
+use crate::store::{CachedStore, CountingStore, LocalStore, Store};
 
 /// A parsed repository location. `Debug` and `Display` never show secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,18 +85,16 @@ impl Location {
     /// threads that talk to the server: do it after any `fork`.
     ///
     /// # Errors
-    /// `WrongKey` when the key is missing or wrong; otherwise whatever keeps the storage from
-    /// being reached.
+    /// Whatever keeps the storage from being reached.
     pub fn open(&self, options: &StoreOptions) -> Result<Arc<dyn Store>> {
         let store = self.connect(options)?;
-        let store = match &options.disk_cache {
+        Ok(match &options.disk_cache {
             // Below decryption, so that it never holds what is encrypted elsewhere in clear.
             Some(cache) if store.traits().remote => {
                 Arc::new(CachedStore::new(store, cache, options.stats.clone())?)
             }
             _ => store,
-        };
-        open_encrypted(store, options.encryption_key.clone())
+        })
     }
 
     /// Opens the storage as it is, encrypted or not.

@@ -11,16 +11,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::layout::{self, REPOSITORY_MARKERS, VM_BACKUPS};
+use super::layout::{self, VM_BACKUPS};
 use super::naming;
+use super::open::{OpenRepository, check_is_repository};
 use super::vm::{Shared, Vm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
-use crate::store::{EntryKind, Store, StorePath, StoreTraits};
+use crate::store::{Entry, EntryKind, Store, StorePath, StoreTraits};
 
 /// How long listings of local storage are taken for granted: long enough that one `ls -l` lists
 /// every directory once, too short for a person to notice.
 const LOCAL_MAX_AGE: Duration = Duration::from_millis(100);
+
+/// How old a listing may be that opening the repository has left.
+const FIRST_MAX_AGE: Duration = Duration::from_secs(3);
 
 /// The directories below `xo-vm-backups` at one moment.
 pub struct Folders {
@@ -69,6 +73,8 @@ type Ask = fn(&Vm);
 pub struct Catalogue {
     shared: Arc<Shared>,
     folders: Mutex<Option<Arc<Folders>>>,
+    /// The listing of `xo-vm-backups` that opening the repository has made, until it is used.
+    first: Mutex<Option<(Instant, Vec<Entry>)>>,
 }
 
 impl fmt::Debug for Catalogue {
@@ -86,6 +92,16 @@ impl Catalogue {
         Catalogue {
             shared: Arc::new(Shared::new(store, max_age)),
             folders: Mutex::new(None),
+            first: Mutex::new(None),
+        }
+    }
+
+    /// The catalogue of a repository that was just opened, which begins with what opening has listed.
+    pub fn of(opened: OpenRepository, max_age: Duration) -> Self {
+        let (store, first) = opened.into_parts();
+        Catalogue {
+            first: Mutex::new(first.at.zip(first.vms)),
+            ..Catalogue::new(store, max_age)
         }
     }
 
@@ -117,12 +133,22 @@ impl Catalogue {
         {
             return Ok(known.clone());
         }
-        let at = Instant::now();
         let store = &*self.shared.store;
-        let entries = match store.list(&StorePath::root().child(VM_BACKUPS)) {
+        let first = {
+            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+            first.take().filter(|(at, _)| at.elapsed() < FIRST_MAX_AGE)
+        };
+        let (at, listed) = match first {
+            Some((at, entries)) => (at, Ok(entries)),
+            None => {
+                let at = Instant::now();
+                (at, store.list(&StorePath::root().child(VM_BACKUPS)))
+            }
+        };
+        let entries = match listed {
             Ok(entries) => entries,
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                self.check_is_repository()?;
+                check_is_repository(store, &store.list(&StorePath::root())?)?;
                 Vec::new()
             }
             Err(e) => return Err(e),
@@ -163,36 +189,6 @@ impl Catalogue {
             *known = Some(folders.clone());
         }
         Ok(folders)
-    }
-
-    /// A missing `xo-vm-backups` means "no backups" only where something else says that XO was
-    /// here; otherwise a share that is not mounted would look like an empty repository.
-    fn check_is_repository(&self) -> Result<()> {
-        let root = self.shared.store.list(&StorePath::root())?;
-        for entry in &root {
-            if let (VM_BACKUPS, EntryKind::Link(fault)) = (entry.name.as_str(), entry.kind) {
-                return Err(fault.error(&StorePath::root().child(VM_BACKUPS)));
-            }
-        }
-        if root
-            .iter()
-            .any(|e| REPOSITORY_MARKERS.contains(&e.name.as_str()))
-        {
-            return Ok(());
-        }
-        let mut message = format!("holds no {VM_BACKUPS} directory: is this a backup repository?");
-        if root
-            .iter()
-            .any(|e| e.name == "vdis" || layout::point_of_file(&e.name).is_some())
-        {
-            message += " It looks like one VM's directory; give the repository two levels up";
-        } else if root
-            .iter()
-            .any(|e| e.name.len() == 36 && e.kind == EntryKind::Dir)
-        {
-            message += " If it is that directory itself, give the one above it";
-        }
-        Err(Error::new(ErrorKind::NotFound, message).with_object(self.shared.store.describe()))
     }
 
     /// Names a VM of `folders`; `None` when it has no restore points. A VM that cannot be listed says

@@ -6,14 +6,18 @@ use super::date;
 
 /// The directory with one directory per VM.
 pub const VM_BACKUPS: &str = "xo-vm-backups";
+/// The clear-text file that names the encryption algorithm; absent on clear and on old repositories.
+pub const ENCRYPTION_FILE: &str = "encryption.json";
+/// The file, sealed like all others, that is there to prove the key.
+pub const METADATA_FILE: &str = "metadata.json";
 /// The per-VM hint with the metadata of all restore points.
 pub const CACHE_FILE: &str = "cache.json.gz";
 /// What else tells a directory from an arbitrary one, besides [`VM_BACKUPS`].
 pub const REPOSITORY_MARKERS: [&str; 4] = [
     "xo-config-backups",
     "xo-pool-metadata-backups",
-    "encryption.json",
-    "metadata.json",
+    ENCRYPTION_FILE,
+    METADATA_FILE,
 ];
 
 /// Largest `<date>.json` that is read, in bytes. They have 10 to 100 KiB as a rule; the contents of

@@ -10,14 +10,14 @@
 pub mod cache_index;
 pub mod catalogue;
 pub mod date;
-pub mod encryption;
 mod json;
 pub mod layout;
 pub mod metadata;
 pub mod naming;
+pub mod open;
 pub mod vm;
 
 pub use catalogue::{Catalogue, Folders};
-pub use encryption::encryption_algorithm;
 pub use metadata::{DiskRecord, Mode, RestorePoint};
+pub use open::{OpenRepository, encryption_algorithm, open_encrypted};
 pub use vm::{Listing, PointRef, Vm};

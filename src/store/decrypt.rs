@@ -30,12 +30,25 @@ pub struct DecryptStore {
 }
 
 impl DecryptStore {
-    /// Wraps a store. That the key is the right one is for [`super::open_encrypted`] to prove.
+    /// Wraps a store. That the key is the right one is for whoever opens a repository to prove.
     pub fn new(inner: Arc<dyn Store>, cipher: Cipher) -> Self {
         DecryptStore {
             inner,
             cipher: Arc::new(cipher),
         }
+    }
+
+    /// The store below: files as they are stored.
+    pub fn sealed(&self) -> &dyn Store {
+        &*self.inner
+    }
+
+    /// The content of the sealed file at `path`.
+    ///
+    /// # Errors
+    /// `Corrupt` when it does not open.
+    pub fn unseal(&self, path: &StorePath, sealed: Bytes) -> Result<Bytes> {
+        self.cipher.open(sealed).map_err(|e| e.with_object(path))
     }
 
     /// Reads with `read`, which is told how long the sealed file may be.
@@ -50,7 +63,7 @@ impl DecryptStore {
         }
         let overhead = self.cipher.algorithm().max_overhead();
         let (sealed, meta) = read(max_len.saturating_add(overhead))?;
-        let content = self.cipher.open(sealed).map_err(|e| e.with_object(path))?;
+        let content = self.unseal(path, sealed)?;
         let len_bytes = content.len() as u64;
         if len_bytes > max_len {
             // Only CBC gets here: its padding left some slack in the limit above.
@@ -62,7 +75,7 @@ impl DecryptStore {
         Ok((content, Meta { len_bytes, ..meta }))
     }
 
-    pub(super) fn clear_meta(&self, meta: Meta) -> Meta {
+    fn clear_meta(&self, meta: Meta) -> Meta {
         Meta {
             len_bytes: self.cipher.algorithm().content_len(meta.len_bytes),
             ..meta
@@ -72,7 +85,7 @@ impl DecryptStore {
 
 /// The files that XO writes in clear on encrypted repositories: the two at the root that are read
 /// before any key is at hand, and checksums of stored bytes, which are checked without the key.
-pub(super) fn is_clear(path: &StorePath) -> bool {
+fn is_clear(path: &StorePath) -> bool {
     matches!(path.as_str(), "encryption.json" | "immutability.json")
         || path.file_name().ends_with(".checksum")
 }

@@ -13,13 +13,11 @@ mod layer;
 mod local;
 pub mod notice;
 mod path;
-mod primed;
 #[cfg(feature = "s3")]
 mod remote;
 #[cfg(feature = "s3")]
 pub mod s3;
 mod stats;
-mod unlock;
 
 pub use cached::{CachedStore, DiskCacheOptions};
 pub use decrypt::{DecryptStore, MAX_OPEN_LEN};
@@ -29,7 +27,6 @@ pub use path::StorePath;
 pub use stats::{
     CountingStore, DiskCacheSnapshot, Request, RequestSnapshot, StatsSnapshot, StoreStats,
 };
-pub use unlock::open_encrypted;
 
 use std::fmt;
 use std::sync::Arc;

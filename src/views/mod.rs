@@ -33,7 +33,7 @@ pub use pool::DiskPool;
 pub use stats::{MountStats, STATS_XATTR, with_stats};
 
 use crate::image::DiskContext;
-use crate::repo::Catalogue;
+use crate::repo::{Catalogue, OpenRepository};
 use crate::tree::Node;
 use guest::GuestOptions;
 use guests::Guests;
@@ -50,10 +50,14 @@ pub(crate) struct ViewContext {
 
 /// The root of a mounted repository. Listings of remote storage are re-made when they are older
 /// than `refresh`; those of local storage practically always. Does no I/O.
-pub fn repository_root(disks: Arc<DiskContext>, refresh: Duration, guests: GuestOptions) -> Node {
-    let store = disks.store().clone();
-    let max_age = Catalogue::max_age_for(store.traits(), refresh);
-    repository_root_with(Catalogue::new(store, max_age), disks, guests)
+pub fn repository_root(
+    opened: OpenRepository,
+    disks: Arc<DiskContext>,
+    refresh: Duration,
+    guests: GuestOptions,
+) -> Node {
+    let max_age = Catalogue::max_age_for(opened.store.traits(), refresh);
+    repository_root_with(Catalogue::of(opened, max_age), disks, guests)
 }
 
 /// The root of a mounted repository over a catalogue with its own idea of staleness.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
-use brfs::store::{EntryKind, LocalStore, Store, StorePath, Validity, open_encrypted};
+use brfs::repo::open_encrypted;
+use brfs::store::{EntryKind, LocalStore, Store, StorePath, Validity};
 
 use crate::seal::{KEY, seal};
 use crate::tempdir::TempDir;

@@ -14,7 +14,8 @@ use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext, DiskGuard};
 use brfs::io::ReadAt;
-use brfs::store::{LocalStore, Store, StorePath, open_encrypted};
+use brfs::repo::open_encrypted;
+use brfs::store::{LocalStore, Store, StorePath};
 
 const BLOCK: u64 = 65_536;
 

@@ -19,7 +19,8 @@ use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
 use brfs::image::{Disk, DiskContext};
 use brfs::io::ReadAt;
-use brfs::store::{LocalStore, Store, open_encrypted};
+use brfs::repo::open_encrypted;
+use brfs::store::{LocalStore, Store};
 
 const CACHE_BYTES: u64 = 8 << 20;
 const BLOCK: u32 = 65_536;

@@ -16,9 +16,9 @@ use crate::support::vhd_dir::Filter;
 use crate::tree_walk::{must_find, target};
 use brfs::image::DiskContext;
 use brfs::io::{Chunk, ReadAt};
-use brfs::repo::Catalogue;
 use brfs::repo::catalogue::NamedVm;
-use brfs::store::{StorePath, open_encrypted};
+use brfs::repo::{Catalogue, OpenRepository};
+use brfs::store::StorePath;
 use brfs::tree::Node;
 use brfs::views::guest::GuestOptions;
 use brfs::views::repository_root;
@@ -79,12 +79,13 @@ fn round_trips_from_the_start_of_a_mount_to_the_first_byte_are_few() {
             set_modified(&file, then);
         }
         let store = far(dir.path(), 200);
-        let opened = open_encrypted(store.clone(), None).unwrap();
+        let opened = OpenRepository::new(store.clone(), None).unwrap();
         // What a mount looks for before it says that it is one.
-        opened.list(&StorePath::root()).unwrap();
+        opened.check_is_repository().unwrap();
         assert_eq!(store.depth(), 2);
-        let disks = DiskContext::new(opened, 64 << 20);
-        let root = repository_root(disks, Duration::from_secs(60), GuestOptions::default());
+        let disks = DiskContext::new(opened.store.clone(), 64 << 20);
+        let refresh = Duration::from_secs(60);
+        let root = repository_root(opened, disks, refresh, GuestOptions::default());
         let by_uuid = must_find(&root, &format!("by-uuid|{}", vm.uuid));
         let folder = target(&by_uuid).replace("../vms/", "vms|");
         let latest = target(&must_find(&root, &format!("{folder}|latest")));

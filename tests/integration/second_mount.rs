@@ -14,8 +14,8 @@ use crate::support::far::{
 use brfs::codec::aead::Key;
 use brfs::error::{Error, ErrorKind};
 use brfs::image::{DiskContext, DiskGuard};
-use brfs::repo::Catalogue;
-use brfs::store::{StorePath, open_encrypted};
+use brfs::repo::{Catalogue, OpenRepository, open_encrypted};
+use brfs::store::StorePath;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -318,14 +318,15 @@ fn a_repository_without_descriptions_is_known_by_its_listings() {
     fs::create_dir(dir.path().join("xo-vm-backups")).unwrap();
     let store = far(dir.path(), 0);
     let (cached, _) = cached(store.clone(), cache.path(), 1 << 30);
-    let opened = open_encrypted(cached, None).unwrap();
+    let opened = OpenRepository::new(cached, None).unwrap();
     let lists = || (store.count("list", ""), store.count("", ""));
     assert_eq!(lists(), (2, 2));
-    // Both are given to whoever asks first, and to nobody else.
-    for dir in ["", "xo-vm-backups"] {
-        opened.list(&StorePath::new(dir).unwrap()).unwrap();
-    }
+    // Both are used once more, and only once.
+    opened.check_is_repository().unwrap();
+    let max_age = Duration::from_secs(0);
+    let catalogue = Catalogue::of(opened, max_age);
+    catalogue.folders().unwrap();
     assert_eq!(lists(), (2, 2));
-    opened.list(&StorePath::root()).unwrap();
+    catalogue.folders().unwrap();
     assert_eq!(lists(), (3, 3));
 }

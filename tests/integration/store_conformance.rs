@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use brfs::config::{Location, StoreOptions};
 use brfs::error::{Error, ErrorKind};
+use brfs::repo::open_encrypted;
 use brfs::store::{Entry, EntryKind, Store, StorePath, Validity};
 
 use crate::tempdir::TempDir;
@@ -231,6 +232,15 @@ fn fill(dir: &TempDir, below: &str, algorithm: &str) {
     dir.write(&format!("{below}encryption.json"), json.as_bytes());
 }
 
+/// As the program opens a repository.
+fn try_open(location: &Location, options: &StoreOptions) -> Result<Arc<dyn Store>, Error> {
+    open_encrypted(location.open(options)?, options.encryption_key.clone())
+}
+
+fn open(location: &Location, options: &StoreOptions) -> Arc<dyn Store> {
+    try_open(location, options).unwrap()
+}
+
 fn options(algorithm: &str) -> StoreOptions {
     let key = brfs::codec::aead::Key::new(crate::seal::KEY).unwrap();
     StoreOptions {
@@ -249,7 +259,7 @@ fn local_directories_conform() {
         fill(&dir, "", algorithm);
         let location = Location::parse(dir.path().to_str().unwrap()).unwrap();
         let options = options(algorithm);
-        let store = location.open(&options).unwrap();
+        let store = open(&location, &options);
         suite(&store);
         directories_are_no_files(&*store);
         let stats = options.stats.snapshot();
@@ -262,7 +272,7 @@ fn local_files_that_change_are_seen_to() {
     let dir = TempDir::new("conformance-change");
     fill(&dir, "", "none");
     let location = Location::parse(dir.path().to_str().unwrap()).unwrap();
-    let store = location.open(&options("none")).unwrap();
+    let store = open(&location, &options("none"));
     let before = store.head(&path("metadata.json")).unwrap();
     let file = store.open(&path("metadata.json"), None).unwrap();
     dir.write("new", b"{\"random\":\"y\"}");
@@ -298,7 +308,7 @@ mod s3 {
             let server = S3Server::start(root.path());
             let location = Location::parse(&url(&server, below)).unwrap();
             let options = options(algorithm);
-            let store = location.open(&options).unwrap();
+            let store = open(&location, &options);
             suite(&store);
             let stats = options.stats.snapshot();
             // Two pages for the 1205 names, one for every other directory.
@@ -318,7 +328,7 @@ mod s3 {
             let dir = TempDir::new("conformance-upload");
             fill(&dir, "", algorithm);
             let location = Location::parse(&server.upload(dir.path(), algorithm)).unwrap();
-            let store = location.open(&options(algorithm)).unwrap();
+            let store = open(&location, &options(algorithm));
             suite(&store);
             directories_are_no_files(&*store);
         }
@@ -331,7 +341,7 @@ mod s3 {
         fill(&root, "bucket/", "none");
         let server = S3Server::start(root.path());
         let location = Location::parse(&url(&server, "")).unwrap();
-        let store = location.open(&options("none")).unwrap();
+        let store = open(&location, &options("none"));
         let at = path("metadata.json");
         let file = store.open(&at, None).unwrap();
         root.write("bucket/metadata.json", b"{\"random\":\"y\"}");
@@ -354,7 +364,7 @@ mod s3 {
         let root = TempDir::new("conformance-s3-wrong");
         fill(&root, "bucket/", "none");
         let server = S3Server::start(root.path());
-        let open = |url: String| Location::parse(&url)?.open(&options("none"));
+        let open = |url: String| try_open(&Location::parse(&url)?, &options("none"));
         assert!(open(url(&server, "")).is_ok());
         let error = open(url(&server, "").replace("secret%2F", "wrong")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
@@ -391,7 +401,7 @@ mod s3 {
 
     fn local(dir: &std::path::Path, algorithm: &str) -> Arc<dyn Store> {
         let location = Location::parse(dir.to_str().unwrap()).unwrap();
-        location.open(&options(algorithm)).unwrap()
+        open(&location, &options(algorithm))
     }
 
     const XO_WRITTEN: [(&str, &str); 3] = [
@@ -412,7 +422,7 @@ mod s3 {
         for (name, algorithm) in XO_WRITTEN {
             let here = set.path(name);
             let remote = Location::parse(&server.upload(&here, name)).unwrap();
-            let remote = remote.open(&options(algorithm)).unwrap();
+            let remote = open(&remote, &options(algorithm));
             compare(&*local(&here, algorithm), &*remote);
         }
     }
