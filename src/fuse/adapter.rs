@@ -131,9 +131,9 @@ fn is_quick(node: &Node) -> bool {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::mount::negotiate(config);
+        super::negotiate::negotiate(config);
         if self.shared.enforces_acls() {
-            super::mount::negotiate_acls(config)?;
+            super::negotiate::negotiate_acls(config)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod faults;
 mod handles;
 mod inodes;
 mod mount;
+mod negotiate;
 mod own;
 mod pool;
 mod table;
@@ -21,8 +22,9 @@ mod unmount;
 mod waiting;
 
 pub use mount::{
-    MountOptions, Mounted, SESSION_THREADS, Unmounter, check_answers, mount, negotiate,
-    raise_read_ahead, session_config,
+    MountOptions, Mounted, SESSION_THREADS, Unmounter, check_answers, mount, raise_read_ahead,
+    session_config,
 };
+pub use negotiate::negotiate;
 pub use table::{is_brfs_mount, mounted_source};
 pub use unmount::{unmount, unmount_by_force};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, InitFlags, KernelConfig, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use super::adapter::Adapter;
 use super::attach::{attach, open_device};
@@ -44,12 +44,6 @@ pub struct MountOptions {
 /// Threads that take requests from the kernel. Two copy as fast as more of them do
 /// (`benches/mount.rs`); the other two may wait for storage while those listen.
 pub const SESSION_THREADS: usize = 4;
-
-/// Requests of read-ahead and asynchronous direct reads that the kernel keeps in flight.
-const MAX_BACKGROUND: u16 = 64;
-
-/// Largest transfer agreed on; the kernel's own limit is 1 MiB unless its administrator raised it.
-const MAX_TRANSFER: u32 = 1024 * 1024;
 
 /// Read-ahead window of the mount when it can be set (as root): the kernel then asks for more than
 /// 128 KiB at a time, while the next piece is already on its way. With wider windows what passes
@@ -195,44 +189,6 @@ pub fn session_config(options: &MountOptions) -> Config {
     // be kept from where only `fusermount3` can open it.
     config.clone_fd = open_device().is_ok();
     config
-}
-
-/// Agrees with the kernel on how to work together. Public for the same reason as
-/// [`session_config`].
-pub fn negotiate(config: &mut KernelConfig) {
-    // Listings with attributes, when the kernel finds that they are wanted: of guest files. Of other
-    // directories it gets names all the same, as a plain `ls` must not open every disk to tell its
-    // attributes.
-    for wish in [
-        InitFlags::FUSE_PARALLEL_DIROPS,
-        InitFlags::FUSE_ASYNC_DIO,
-        InitFlags::FUSE_DO_READDIRPLUS,
-        InitFlags::FUSE_READDIRPLUS_AUTO,
-    ] {
-        // An older kernel without one of these does without.
-        config.add_capabilities(wish).ok();
-    }
-    if let Err(most) = config.set_max_readahead(u32::MAX) {
-        config.set_max_readahead(most).ok();
-    }
-    // Sets the transfer size of reads as well.
-    if let Err(most) = config.set_max_write(MAX_TRANSFER) {
-        config.set_max_write(most).ok();
-    }
-    config.set_max_background(MAX_BACKGROUND).ok();
-    config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3).ok();
-}
-
-/// Agrees that the kernel asks for access control lists and holds users to them.
-///
-/// # Errors
-/// When the kernel cannot. Modes alone would admit whom a list refuses.
-pub(super) fn negotiate_acls(config: &mut KernelConfig) -> std::io::Result<()> {
-    config
-        .add_capabilities(InitFlags::FUSE_POSIX_ACL)
-        .map_err(|_| {
-            std::io::Error::other("this kernel does not enforce access control lists through FUSE")
-        })
 }
 
 /// Widens the kernel's read-ahead window of the brfs mount at this canonical path, where that is

@@ -13,111 +13,19 @@ pub mod btrfs;
 mod common;
 mod ext;
 mod fat;
+mod fs;
 pub mod host;
 mod iso9660;
 pub mod ntfs;
 mod squashfs;
 mod xfs;
 
-use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use self::fs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::kind::NodeKind;
 use crate::volume::Content;
-
-/// An inode of one guest file system; the adapter decides how it packs what it needs.
-pub type GuestInode = u64;
-
-/// What the guest's file system records about an inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestAttr {
-    /// The type.
-    pub kind: NodeKind,
-    /// Length in bytes; of a symbolic link, the length of its target.
-    pub size_bytes: u64,
-    /// Allocated bytes.
-    pub allocated_bytes: u64,
-    /// Permission bits (`0o7777`).
-    pub permissions: u16,
-    /// Link count.
-    pub links: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Last access.
-    pub atime: SystemTime,
-    /// Last modification.
-    pub mtime: SystemTime,
-    /// Last status change.
-    pub ctime: SystemTime,
-    /// Device number of a device node, in the kernel's encoding.
-    pub rdev: u32,
-}
-
-/// One entry of a guest directory, as stored: the name is not checked yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestEntry {
-    /// The name.
-    pub name: OsString,
-    /// The inode.
-    pub inode: GuestInode,
-    /// The type, when the directory says so.
-    pub kind: Option<NodeKind>,
-}
-
-/// A part of a listing.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Entries; `.` and `..` may be among them.
-    pub entries: Vec<GuestEntry>,
-    /// Where to go on, `None` at the end.
-    pub next: Option<u64>,
-}
-
-/// A guest's file system, read-only. Calls block, may be made from several threads at once, and may
-/// panic on hostile volumes: everything outside this module goes through [`host::pool::Pooled`].
-pub trait GuestFs: Send + Sync {
-    /// The root directory.
-    fn root(&self) -> GuestInode;
-
-    /// Tells states apart that the same volume can be shown in, as when another one that belongs to it cannot be
-    /// read: equal numbers, equal contents.
-    fn state(&self) -> u64 {
-        0
-    }
-
-    /// Attributes.
-    ///
-    /// # Errors
-    /// `Corrupt` when the inode is not one in use, or damaged.
-    fn attr(&self, inode: GuestInode) -> Result<GuestAttr>;
-
-    /// The inode of a name, `None` when there is none.
-    fn lookup(&self, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>>;
-
-    /// A part of a listing, from `cursor` on (0, or what the last part gave).
-    fn list(&self, dir: GuestInode, cursor: u64) -> Result<Batch>;
-
-    /// The target of a symbolic link, verbatim.
-    fn read_link(&self, inode: GuestInode) -> Result<OsString>;
-
-    /// All extended attributes with their values.
-    fn xattrs(&self, inode: GuestInode) -> Result<Vec<(OsString, Vec<u8>)>> {
-        let _ = inode;
-        Ok(Vec::new())
-    }
-
-    /// The content of a regular file. Its length is `size_bytes` of its attributes.
-    ///
-    /// # Errors
-    /// `Unsupported` for content that cannot be given as the guest would see it (encrypted,
-    /// deduplicated …).
-    fn open(&self, inode: GuestInode) -> Result<Arc<dyn ReadAt>>;
-}
 
 /// Whether there is a reader for this content.
 pub fn is_readable(content: Content) -> bool {
@@ -127,10 +35,6 @@ pub fn is_readable(content: Content) -> bool {
         Ext | Xfs | Btrfs | Ntfs | Fat | ExFat | Iso9660 | Squashfs
     )
 }
-
-/// Finds the other volumes of the machine that hold something, and where they are, for file systems that
-/// lie over several. Costs a look at all disks.
-pub type Others<'a> = &'a dyn Fn(Content) -> Result<Vec<(String, Arc<dyn ReadAt>)>>;
 
 /// Opens the file system of a volume that is all there is. See [`open_among`].
 ///
@@ -167,38 +71,4 @@ pub fn open_among(
             ),
         )),
     }
-}
-
-/// A time from seconds and nanoseconds since 1970, which may be negative.
-fn time(seconds: i64, nanoseconds: u32) -> SystemTime {
-    let fraction = Duration::from_nanos(u64::from(nanoseconds.min(999_999_999)));
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let base = if seconds >= 0 {
-        UNIX_EPOCH.checked_add(whole)
-    } else {
-        UNIX_EPOCH.checked_sub(whole)
-    };
-    base.and_then(|base| base.checked_add(fraction))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-/// A device number in the kernel's encoding, `None` for one that it does not have.
-fn device_number(major: u64, minor: u64) -> Option<u32> {
-    let major = u32::try_from(major).ok().filter(|&major| major < 1 << 12)?;
-    let minor = u32::try_from(minor).ok().filter(|&minor| minor < 1 << 20)?;
-    Some((minor & 0xFF) | major << 8 | (minor & 0xF_FF00) << 12)
-}
-
-/// The node kind of a Unix mode.
-fn kind_of_mode(mode: u32) -> Option<NodeKind> {
-    Some(match mode & 0o170_000 {
-        0o040_000 => NodeKind::Dir,
-        0o100_000 => NodeKind::File,
-        0o120_000 => NodeKind::Symlink,
-        0o010_000 => NodeKind::Fifo,
-        0o020_000 => NodeKind::CharDevice,
-        0o060_000 => NodeKind::BlockDevice,
-        0o140_000 => NodeKind::Socket,
-        _ => return None,
-    })
 }

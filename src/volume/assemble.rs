@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::detect::{Layout, TableKind, lay_out};
+use super::layout::{Layout, lay_out};
 use super::lvm::{PhysicalVolume, VolumeGroup, assemble_groups};
 use super::md::{Array, Member, assemble_arrays};
+use super::partition::Partition;
+use super::problem::Problem;
 use super::signature::{Content, identify, identify_partition};
-use super::{Partition, Problem, Slice};
+use super::slice::Slice;
+use super::table::TableKind;
 use crate::error::Result;
 use crate::io::ReadAt;
 

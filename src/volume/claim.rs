@@ -2,12 +2,12 @@
 //! a btrfs. Only superblocks with a sound checksum that say they lie where they were found speak for it: in a
 //! partition they would name another place, or be found at another one.
 
-use super::Partition;
 use super::bits::{crc32c, has, le16, le32, le64};
-use super::detect::Table;
 use super::lvm::label::read_label;
 use super::md::superblock::{self, Found, Located};
+use super::partition::Partition;
 use super::signature::{Content, md_v0_offset};
+use super::table::Table;
 use crate::error::Result;
 use crate::io::ReadAt;
 

@@ -8,7 +8,8 @@
 use std::collections::HashSet;
 
 use super::bits::{has, le32};
-use super::{Partition, PartitionType, Problem};
+use super::partition::{Partition, PartitionType, clip};
+use super::problem::Problem;
 use crate::error::Result;
 use crate::io::ReadAt;
 
@@ -191,7 +192,7 @@ fn push(
     // 32-bit sector numbers, at most two of them added: no overflow in 64 bits.
     let start_bytes = start_sector * SECTOR_BYTES;
     let len_bytes = u64::from(entry.sectors) * SECTOR_BYTES;
-    let clipped = super::detect::clip(disk, number, start_bytes, len_bytes, problems);
+    let clipped = clip(disk, number, start_bytes, len_bytes, problems);
     let Some((len_bytes, problem)) = clipped else {
         return;
     };
@@ -204,29 +205,6 @@ fn push(
         name: None,
         guid: None,
     });
-}
-
-/// Names of the type bytes that are common in guests.
-pub fn type_name(kind: u8) -> Option<&'static str> {
-    Some(match kind {
-        0x01 | 0x04 | 0x06 | 0x0E => "fat16",
-        0x07 => "ntfs-or-exfat",
-        0x0B | 0x0C => "fat32",
-        0x27 => "windows-recovery",
-        0x42 => "windows-ldm",
-        0x82 => "linux-swap",
-        0x83 => "linux",
-        0x8E => "linux-lvm",
-        0xA5 => "freebsd",
-        0xA6 => "openbsd",
-        0xA9 => "netbsd",
-        0xAF => "apple-hfs",
-        0xBF => "solaris",
-        0xEE => "gpt-protective",
-        0xEF => "efi-system",
-        0xFD => "linux-raid",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

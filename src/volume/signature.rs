@@ -6,7 +6,7 @@
 //! other mkfs wipes that sector), then those further in.
 
 use super::bits::{be32, has, le16, le32, le64};
-use super::{Partition, PartitionType};
+use super::partition::{Partition, PartitionType};
 use crate::error::Result;
 use crate::io::{ReadAt, check_range};
 

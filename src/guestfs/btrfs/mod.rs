@@ -35,9 +35,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::{
-    Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others, kind_of_mode, time,
-};
+use crate::guestfs::common::unix::{kind_of_mode, time};
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 use chunk::{Chunk, Chunks};

@@ -10,7 +10,7 @@ use fs_ext4::Filesystem;
 use fs_ext4::extent::{EXT4_EXT_MAX_DEPTH, Extent, ExtentHeader, ExtentIdx};
 use fs_ext4::inode::Inode;
 
-use super::from_ext;
+use super::error::from_ext;
 use super::journal::changes::Ranges;
 use crate::error::{Error, Result};
 use crate::guestfs::common::run_file::{Run, RunMap};

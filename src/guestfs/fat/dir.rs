@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
+use crate::guestfs::common::unix::time;
 use crate::guestfs::common::utf16;
-use crate::guestfs::time;
 
 const ATTRIBUTE_READ_ONLY: u8 = 0x01;
 const ATTRIBUTE_LABEL: u8 = 0x08;

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
-use crate::guestfs::time;
+use crate::guestfs::common::unix::time;
 
 /// Bytes of a record before its name.
 const FIXED_BYTES: usize = 33;

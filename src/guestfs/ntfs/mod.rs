@@ -33,10 +33,11 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::common::chunked::ChunkedFile;
 use crate::guestfs::common::recent::Recent;
+use crate::guestfs::common::unix::{device_number, time};
 use crate::guestfs::common::utf16;
 use crate::guestfs::host::device::Device;
 use crate::guestfs::host::guard::{Budget, Outcome, guarded};
-use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, device_number, time};
+use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 

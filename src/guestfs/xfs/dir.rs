@@ -17,7 +17,7 @@ use fs_xfs::dir::{self, DirEntry};
 use fs_xfs::extent::Extent;
 use fs_xfs::inode::{FileType, Format, Inode};
 
-use super::from_xfs;
+use super::error::from_xfs;
 use crate::error::{Error, Result};
 use crate::guestfs::common::recent::Recent;
 use crate::guestfs::{Batch, GuestEntry, GuestInode};

@@ -5,6 +5,7 @@
 //! extents, straight from the volume; directories in `dir`.
 
 mod dir;
+mod error;
 mod log;
 
 use std::ffi::{OsStr, OsString};
@@ -16,10 +17,12 @@ use fs_xfs::extent::Extent;
 use fs_xfs::inode::Inode;
 
 use self::dir::Dirs;
+use self::error::from_xfs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
+use crate::guestfs::common::unix::{kind_of_mode, time};
 use crate::guestfs::host::device::Device;
-use crate::guestfs::{Batch, GuestAttr, GuestFs, GuestInode, kind_of_mode, time};
+use crate::guestfs::{Batch, GuestAttr, GuestFs, GuestInode};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
 
@@ -212,17 +215,5 @@ impl RunMap for ExtentList {
             end: extent.end_offset().saturating_mul(block_bytes),
             at,
         })
-    }
-}
-
-/// The crate's errors as ours. I/O errors arrive as text, but `guard` has kept the real one.
-pub(super) fn from_xfs(error: fs_xfs::Error) -> Error {
-    use fs_xfs::Error as E;
-    match error {
-        E::Io(text) => Error::new(ErrorKind::Io, format!("xfs: {text}")),
-        error @ (E::UnsupportedFeature(_) | E::DirtyLog) => {
-            Error::new(ErrorKind::Unsupported, format!("xfs: {error}"))
-        }
-        error => Error::corrupt(format!("xfs: {error}")),
     }
 }

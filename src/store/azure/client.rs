@@ -10,9 +10,9 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::answer::{self, Operation};
+use super::config::{AzureConfig, AzureCredentials};
 use super::listing::Page;
 use super::sign::SigningKey;
-use super::{AzureConfig, AzureCredentials};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::fault::{Fault, Next};
 use crate::store::remote::limit::Lane;

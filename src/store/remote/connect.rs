@@ -13,7 +13,7 @@ use http::Uri;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::http::{IDLE_TIMEOUT, Silence};
+use super::silence::{IDLE_TIMEOUT, Silence};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

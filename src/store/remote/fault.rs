@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use aws_smithy_types::date_time::{DateTime, Format};
 
-use super::hop::ProxyError;
-use super::http::Silence;
+use super::proxy_error::ProxyError;
+use super::silence::Silence;
 use crate::error::{Error, ErrorKind};
 
 /// What to do about a fault.

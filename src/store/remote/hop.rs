@@ -6,7 +6,6 @@
 //! this machine, the second (and Amazon's `fd00:ec2::/32`) where clouds hand out credentials.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use tower_service::Service;
 
 use super::fault::root_message;
+use super::proxy_error::ProxyError;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 type BoxFuture<T, E = BoxError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
@@ -203,22 +203,6 @@ impl Via {
         Box::new(ProxyError { what, hopeless })
     }
 }
-
-/// What kept a proxy from connecting us.
-#[derive(Debug)]
-pub(super) struct ProxyError {
-    what: String,
-    /// Whether trying again cannot help.
-    pub(super) hopeless: bool,
-}
-
-impl fmt::Display for ProxyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-impl StdError for ProxyError {}
 
 /// A connection, which knows whether requests over it are for a proxy to pass on: then they name
 /// the server.

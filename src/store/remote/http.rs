@@ -28,6 +28,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::connect::InTime;
 use super::hop::{Hop, Route};
+use super::silence::{IDLE_TIMEOUT, Silence};
 
 /// How long one address of a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,8 +50,6 @@ const MAX_MESSAGE: u64 = 32 << 20;
 const USER_AGENT: &str = concat!("brfs/", env!("CARGO_PKG_VERSION"));
 
 tokio::task_local! {
-    /// The silence that the request of this task puts up with; the client's default otherwise.
-    pub(crate) static IDLE_TIMEOUT: Duration;
     /// Whether an answer to the request of this task has begun.
     pub(crate) static ANSWERED: Arc<AtomicBool>;
 }
@@ -188,18 +187,6 @@ impl Http {
         Ok(response.map(|body| SdkBody::from_body_1_x(GuardedBody::new(body, idle, limit))))
     }
 }
-
-/// The other side said nothing for this long.
-#[derive(Debug)]
-pub(crate) struct Silence(pub(crate) Duration);
-
-impl fmt::Display for Silence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing came for {} s", self.0.as_secs_f32())
-    }
-}
-
-impl StdError for Silence {}
 
 /// The other side would not end.
 #[derive(Debug)]

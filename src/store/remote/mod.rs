@@ -9,6 +9,8 @@ pub(crate) mod http;
 pub(crate) mod limit;
 pub(crate) mod names;
 pub(crate) mod object;
+mod proxy_error;
 pub(crate) mod retry;
+pub(crate) mod silence;
 pub(crate) mod store;
 mod tls;

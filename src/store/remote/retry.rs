@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fault::{Fault, Next};
-use super::http::{ANSWERED, Http, IDLE_TIMEOUT};
+use super::http::{ANSWERED, Http};
 use super::limit::{Lane, Limiter};
+use super::silence::IDLE_TIMEOUT;
 use super::tls;
 use crate::call::{self, Failing};
 use crate::error::{Error, ErrorKind, Result};

@@ -12,7 +12,7 @@ use aws_sdk_s3::config::{
     ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
 
-use super::{S3Config, S3Credentials};
+use super::config::{S3Config, S3Credentials};
 use crate::error::Result;
 use crate::store::Request;
 use crate::store::remote::fault::{Fault, Next};

@@ -11,7 +11,8 @@ use aws_smithy_runtime_api::client::result::SdkError;
 
 use crate::error::ErrorKind;
 use crate::store::remote::fault::*;
-use crate::store::remote::http::{Silence, TooLong};
+use crate::store::remote::http::TooLong;
+use crate::store::remote::silence::Silence;
 
 /// Which of the three requests failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

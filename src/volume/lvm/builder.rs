@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::super::Slice;
+use super::super::map::{Mapped, Source};
+use super::super::slice::Slice;
 use super::cache::Cached;
-use super::group::PhysicalVolume;
-use super::map::{Mapped, Source};
 use super::metadata::{self, Area, CacheParts, Group, Logical, Segment, SegmentKind};
+use super::physical::PhysicalVolume;
 use super::pieces::Budget;
 use super::snapshot::Snapshot;
 use super::{raid, thin};

@@ -7,21 +7,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::super::Problem;
+use super::super::problem::Problem;
 use super::builder::{Builder, unsupported};
 use super::label;
 use super::metadata::{self, Group, Segment, SegmentKind};
+use super::physical::PhysicalVolume;
 use super::pieces::Budget;
 use crate::io::ReadAt;
-
-/// A volume with an LVM label.
-#[derive(Clone)]
-pub struct PhysicalVolume {
-    /// Where it is, for people (`xvdb`, `xvda/part2`).
-    pub place: String,
-    /// Its bytes.
-    pub volume: Arc<dyn ReadAt>,
-}
 
 /// A volume group.
 #[derive(Clone)]

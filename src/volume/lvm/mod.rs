@@ -14,9 +14,9 @@ pub mod group;
 #[cfg(test)]
 mod group_tests;
 pub mod label;
-pub mod map;
 pub mod metadata;
 mod persistent;
+mod physical;
 mod pieces;
 mod raid;
 mod snapshot;
@@ -24,4 +24,5 @@ mod thin;
 #[cfg(test)]
 mod thin_tests;
 
-pub use group::{LogicalVolume, PhysicalVolume, VolumeGroup, assemble_groups};
+pub use group::{LogicalVolume, VolumeGroup, assemble_groups};
+pub use physical::PhysicalVolume;

@@ -7,8 +7,8 @@ pub mod superblock;
 
 use std::sync::Arc;
 
-use super::Problem;
-use super::lvm::map::{Mapped, Source};
+use super::map::{Mapped, Source};
+use super::problem::Problem;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use grid::{Grid, Parity};

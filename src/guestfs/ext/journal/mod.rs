@@ -9,6 +9,7 @@
 
 pub(super) mod changes;
 mod fast_commit;
+mod header;
 mod log;
 mod overlay;
 mod place;
@@ -18,6 +19,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use self::fast_commit::FastCommit;
+pub use self::header::Header;
+use self::header::SUPERBLOCK_AT;
 use self::overlay::Overlay;
 use self::place::{Blocks, Place};
 use self::superblock::JournalSuperblock;
@@ -26,92 +29,7 @@ use crate::guestfs::Others;
 use crate::guestfs::host::device::Device;
 use crate::io::ReadAt;
 use crate::volume::Content;
-use crate::volume::bits::{be32, crc32c_update, le16, le32};
-
-/// Where the superblock of ext is, and how long.
-const SUPERBLOCK_AT: u64 = 1024;
-const SUPERBLOCK_BYTES: usize = 1024;
-
-const COMPAT_HAS_JOURNAL: u32 = 0x4;
-const INCOMPAT_RECOVER: u32 = 0x4;
-const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
-const STATE_CLEAN: u16 = 1;
-const STATE_ERRORS: u16 = 2;
-const CHECKSUM: usize = 0x3FC;
-
-/// What the superblock of a volume says of its journal.
-pub struct Header {
-    raw: [u8; SUPERBLOCK_BYTES],
-}
-
-impl Header {
-    /// Reads the superblock.
-    ///
-    /// # Errors
-    /// Whatever kept it from being read.
-    pub fn read(volume: &dyn ReadAt) -> Result<Self> {
-        let mut raw = [0; SUPERBLOCK_BYTES];
-        volume.read_exact_at(&mut raw, SUPERBLOCK_AT)?;
-        Ok(Header { raw })
-    }
-
-    fn has_journal(&self) -> bool {
-        le32(&self.raw, 0x5C) & COMPAT_HAS_JOURNAL != 0
-    }
-
-    /// Whether the journal holds something newer. Linux ignores what is in it otherwise.
-    pub fn needs_recovery(&self) -> bool {
-        le32(&self.raw, 0x60) & INCOMPAT_RECOVER != 0
-    }
-
-    /// The inode of the journal; `None` when that is on another device.
-    pub fn journal_inode(&self) -> Option<u32> {
-        Some(le32(&self.raw, 0xE0)).filter(|&inode| inode != 0)
-    }
-
-    fn block_bytes(&self) -> Option<u64> {
-        1024u64
-            .checked_shl(le32(&self.raw, 0x18))
-            .filter(|&bytes| bytes <= 64 << 10)
-    }
-
-    fn uuid(&self, at: usize) -> &[u8] {
-        &self.raw[at..at + 16]
-    }
-
-    /// What a person should know of the state that the guest left.
-    pub fn warn(&self) {
-        let state = le16(&self.raw, 0x3A);
-        if state & STATE_ERRORS != 0 {
-            tracing::warn!(
-                "ext: the guest has found errors in this file system and not repaired them"
-            );
-        } else if state & STATE_CLEAN == 0 && !self.has_journal() {
-            tracing::warn!(
-                "ext: the file system was in use and has no journal; it is shown as it is on the disk"
-            );
-        }
-    }
-
-    /// The superblock of a file system without a journal.
-    fn without_journal(&self) -> [u8; SUPERBLOCK_BYTES] {
-        let mut raw = self.raw;
-        let checksum = |raw: &[u8]| crc32c_update(u32::MAX, &raw[..CHECKSUM]);
-        let sealed = le32(&raw, 0x64) & RO_COMPAT_METADATA_CSUM != 0
-            && checksum(&raw) == le32(&raw, CHECKSUM);
-        for (at, bit) in [(0x5C, COMPAT_HAS_JOURNAL), (0x60, INCOMPAT_RECOVER)] {
-            let without = le32(&raw, at) & !bit;
-            raw[at..at + 4].copy_from_slice(&without.to_le_bytes());
-        }
-        raw[0xE0..0xE4].fill(0);
-        // One that is wrong stays wrong.
-        if sealed {
-            let sum = checksum(&raw);
-            raw[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
-        }
-        raw
-    }
-}
+use crate::volume::bits::be32;
 
 /// The volume as it is on the disk, for a reader that is not to look at the journal.
 ///
@@ -188,7 +106,7 @@ impl Journal {
         tracing::debug!(journal = %at, "ext: the journal is on another disk");
         let mut place = Place::new(Arc::new(Device::new(volume)), block_bytes);
         // Its blocks are counted from the start of the device; its superblock follows that of ext.
-        place.push(u64::from(le32(&other.raw, 4)), 0)?;
+        place.push(other.blocks(), 0)?;
         Ok(Journal {
             place,
             superblock: SUPERBLOCK_AT / block_bytes + 1,

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
+use super::header::{SUPERBLOCK_AT, SUPERBLOCK_BYTES};
 use super::log::{Log, Source};
 use super::place::Place;
 use super::superblock::MAGIC;
-use super::{SUPERBLOCK_AT, SUPERBLOCK_BYTES};
 use crate::error::{Error, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
 

@@ -1,7 +1,7 @@
 //! A stream of bits in 16-bit little-endian words, the first bit the highest one of a word; whole bytes
 //! may lie between the words. XPRESS and LZX share it ([MS-XCA] 2.2, [MS-PATCH] 2.1).
 
-use super::damaged;
+use super::error::damaged;
 use crate::error::Result;
 
 /// Reads such a stream. At least 16 bits are at hand at any time: past the end they are zeros, and

@@ -1,7 +1,7 @@
 //! Canonical Huffman codes: shorter codes first, those of one length in the order of their symbols.
 
 use super::bits::Bits;
-use super::damaged;
+use super::error::damaged;
 use crate::error::Result;
 
 /// The longest code of either format.

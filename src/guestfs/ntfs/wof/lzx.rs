@@ -5,8 +5,9 @@
 //! - x86 calls are always translated, as in a file of 12,000,000 bytes in which the chunk is at 0.
 
 use super::bits::Bits;
+use super::error::damaged;
 use super::huffman::Code;
-use super::{copy_match, damaged};
+use super::matches::copy_match;
 use crate::error::Result;
 
 /// The largest chunk.

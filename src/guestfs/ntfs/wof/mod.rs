@@ -8,13 +8,16 @@
 //! Imaging format, which are the same.
 
 mod bits;
+mod error;
 mod huffman;
 mod lzx;
+mod matches;
 mod xpress;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::error::bad;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::common::utf16::ascii;
 use crate::io::{Extent, ExtentKind, ReadAt};
@@ -224,28 +227,6 @@ impl ReadAt for Chunks {
             end: u64::MAX,
         })
     }
-}
-
-/// Copies a match to `done`, from `distance` bytes before; gives where it ends.
-fn copy_match(out: &mut [u8], done: usize, distance: u32, len: usize) -> Result<usize> {
-    let from = done
-        .checked_sub(distance as usize)
-        .filter(|from| *from < done && len <= out.len() - done)
-        .ok_or_else(damaged)?;
-    match distance as usize >= len {
-        true => out.copy_within(from..from + len, done),
-        // It goes on with what it has written itself.
-        false => (0..len).for_each(|index| out[done + index] = out[from + index]),
-    }
-    Ok(done + len)
-}
-
-fn damaged() -> Error {
-    bad("a chunk is damaged")
-}
-
-fn bad(message: &str) -> Error {
-    Error::corrupt(format!("ntfs: system compression (WOF): {message}"))
 }
 
 #[cfg(test)]

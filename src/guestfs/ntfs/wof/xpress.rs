@@ -5,8 +5,9 @@
 //! bits above say how many bits of its distance follow.
 
 use super::bits::Bits;
+use super::error::damaged;
 use super::huffman::Code;
-use super::{copy_match, damaged};
+use super::matches::copy_match;
 use crate::error::Result;
 
 const LENS_BYTES: usize = 256;

@@ -1,6 +1,7 @@
 //! Inodes in the log: the fixed part in the machine's byte order, forks as on disk but for the roots of trees.
 
-use super::transaction::{Item, corrupt};
+use super::error::corrupt;
+use super::transaction::Item;
 use crate::error::Result;
 use crate::volume::bits::{le16, le32, le64};
 

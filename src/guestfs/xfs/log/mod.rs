@@ -7,6 +7,9 @@
 //!
 //! Format: `fs/xfs/libxfs/xfs_log_format.h`, `xfs_log_recover.c` and `xfs_*_item_recover.c` of Linux.
 
+mod active;
+mod error;
+mod head;
 mod inode;
 mod overlay;
 mod record;
@@ -20,12 +23,13 @@ use std::sync::Arc;
 
 use fs_xfs::Superblock;
 
+use self::active::Active;
 use self::overlay::Overlay;
-use self::record::Active;
 use self::replay::{Geometry, replay};
 use self::ring::{BLOCK_BYTES, RECORD_MAGIC, Ring};
 use crate::error::{Error, Result};
 use crate::guestfs::host::device::{Cached, Device};
+use crate::guestfs::xfs::error::from_xfs;
 use crate::io::ReadAt;
 use crate::volume::bits::has;
 
@@ -55,7 +59,7 @@ pub fn replayed(volume: &Arc<dyn ReadAt>) -> Result<Option<Arc<dyn ReadAt>>> {
 fn superblock(volume: &dyn ReadAt) -> Result<Superblock> {
     let mut bytes = [0; SUPERBLOCK_BYTES];
     volume.read_exact_at(&mut bytes, 0)?;
-    Superblock::parse(&bytes).map_err(super::from_xfs)
+    Superblock::parse(&bytes).map_err(from_xfs)
 }
 
 /// Whatever the size of inodes.

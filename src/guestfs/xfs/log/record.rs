@@ -4,9 +4,8 @@
 //! replaced by the cycle; the header keeps those words, and a header of a record of more than 32 KiB goes on in further
 //! sectors for that.
 
-use std::collections::VecDeque;
-
-use super::ring::{BLOCK_BYTES, RECORD_BLOCKS, RECORD_MAGIC, Ring, corrupt};
+use super::error::corrupt_at;
+use super::ring::{BLOCK_BYTES, RECORD_BLOCKS, RECORD_MAGIC, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::volume::bits::{be32, crc32c, has, le32};
 
@@ -16,8 +15,6 @@ const WORDS: usize = 64;
 const HEADER_BYTES: [usize; 2] = [328, 324];
 /// `sizeof(struct xlog_rec_ext_header)`.
 const MORE_HEADER_BYTES: usize = 4 + 4 * WORDS;
-/// `XLOG_MAX_ICLOGS`: records that may have been under way when the machine stopped.
-const UNDER_WAY: usize = 8;
 /// `XLOG_FMT_LINUX_LE`.
 const LITTLE_ENDIAN: u32 = 1;
 
@@ -43,7 +40,7 @@ impl Record {
     pub fn read(ring: &Ring, at: u64) -> Result<Record> {
         let header = ring.read(at, 1)?;
         if be32(&header, 0) != RECORD_MAGIC || !has(&header, 304, &ring.uuid) {
-            return Err(corrupt("a record has to begin there, and does not", at));
+            return Err(corrupt_at("a record has to begin there, and does not", at));
         }
         let (version, len, size) = (be32(&header, 8), be32(&header, 12), be32(&header, 320));
         if be32(&header, 300) != LITTLE_ENDIAN {
@@ -57,7 +54,7 @@ impl Record {
             2 | 3 => u64::from(size)
                 .div_ceil((WORDS * BLOCK_BYTES) as u64)
                 .max(1),
-            _ => return Err(corrupt("its version is not known", at)),
+            _ => return Err(corrupt_at("its version is not known", at)),
         };
         let record = Record {
             at,
@@ -78,7 +75,7 @@ impl Record {
             || u64::from(be32(&header, 20)) != at
             || record.tail >= ring.blocks
         {
-            return Err(corrupt("the header of a record makes no sense", at));
+            return Err(corrupt_at("the header of a record makes no sense", at));
         }
         Ok(record)
     }
@@ -89,7 +86,7 @@ impl Record {
     }
 
     /// Its operations, as they were before they were written. `None` when the checksum does not hold.
-    fn load(&self, ring: &Ring) -> Result<Option<Vec<u8>>> {
+    pub fn load(&self, ring: &Ring) -> Result<Option<Vec<u8>>> {
         let header = ring.read(self.at, self.header_blocks)?;
         let blocks = self.blocks() - self.header_blocks;
         let mut data = ring.read(self.at + self.header_blocks, blocks)?;
@@ -109,7 +106,7 @@ impl Record {
             };
             let kept = header
                 .get(word..word + 4)
-                .ok_or_else(|| corrupt("a record has too short a header", self.at))?;
+                .ok_or_else(|| corrupt_at("a record has too short a header", self.at))?;
             block[..4].copy_from_slice(kept);
         }
         data.truncate(len);
@@ -122,7 +119,7 @@ impl Record {
     /// `Corrupt` when the checksum does not hold.
     pub fn data(&self, ring: &Ring) -> Result<Vec<u8>> {
         self.load(ring)?
-            .ok_or_else(|| corrupt("the checksum of a record does not hold", self.at))
+            .ok_or_else(|| corrupt_at("the checksum of a record does not hold", self.at))
     }
 
     /// Whether it is what a clean unmount writes last: one operation, which says so.
@@ -149,83 +146,4 @@ fn sum(header: &[u8], header_bytes: usize, data: &[u8]) -> u32 {
     }
     bytes.extend_from_slice(data);
     crc32c(&bytes)
-}
-
-/// The part of a log that has to be replayed.
-pub(super) struct Active {
-    /// The first sector of the oldest record.
-    pub tail: u64,
-    /// The sector after the newest record.
-    pub head: u64,
-}
-
-impl Active {
-    /// What there is to replay; `None` when all was written home.
-    ///
-    /// Of the last eight records, the first whose checksum does not hold was being written when the machine
-    /// stopped: the log ends before it, as in `xlog_verify_head`.
-    ///
-    /// # Errors
-    /// `Corrupt` when the records do not lead from the oldest to the newest.
-    pub fn find(ring: &Ring) -> Result<Option<Active>> {
-        let Some((mut head, mut last)) = ring.head()? else {
-            return Ok(None);
-        };
-        let mut is_cut = false;
-        loop {
-            if last.is_unmount(ring)? {
-                return Ok(None);
-            }
-            let active = Active {
-                tail: last.tail,
-                head,
-            };
-            let mut recent = VecDeque::new();
-            active.each(ring, |record| {
-                if recent.len() > UNDER_WAY {
-                    recent.pop_front();
-                }
-                recent.push_back(record);
-                Ok(())
-            })?;
-            let skip = recent.len().saturating_sub(UNDER_WAY);
-            let mut torn = None;
-            for (index, record) in recent.iter().enumerate().skip(skip) {
-                if record.load(ring)?.is_none() {
-                    torn = Some(index);
-                    break;
-                }
-            }
-            let Some(index) = torn else {
-                return Ok(Some(active));
-            };
-            if is_cut || index == 0 {
-                return Err(corrupt(
-                    "the checksum of a record does not hold",
-                    recent[index].at,
-                ));
-            }
-            is_cut = true;
-            head = recent[index].at;
-            last = recent[index - 1];
-        }
-    }
-
-    /// The records, oldest first.
-    ///
-    /// # Errors
-    /// Those of `visit`; `Corrupt` when the records do not end at the head.
-    pub fn each(&self, ring: &Ring, mut visit: impl FnMut(Record) -> Result<()>) -> Result<()> {
-        let mut at = self.tail;
-        let mut left = ring.distance(self.tail, self.head);
-        while left > 0 {
-            let record = Record::read(ring, at)?;
-            left = left
-                .checked_sub(record.blocks())
-                .ok_or_else(|| corrupt("a record reaches beyond the newest", at))?;
-            visit(record)?;
-            at = (at + record.blocks()) % ring.blocks;
-        }
-        Ok(())
-    }
 }

@@ -11,11 +11,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::active::Active;
+use super::error::corrupt;
 use super::inode::{InodeFormat, NEXT_UNLINKED};
 use super::overlay::{Overlay, SECTOR_BYTES};
-use super::record::Active;
 use super::ring::Ring;
-use super::transaction::{Item, Transactions, corrupt};
+use super::transaction::{Item, Transactions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::ReadAt;
 use crate::volume::bits::{le16, le32, le64};

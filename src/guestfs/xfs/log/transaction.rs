@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::error::corrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::volume::bits::{be32, le16, le32};
 
@@ -196,11 +197,6 @@ impl Open {
             .extend_from_slice(region);
         Ok(())
     }
-}
-
-/// Content of a log that makes no sense.
-pub(super) fn corrupt(what: &str) -> Error {
-    Error::corrupt(format!("the log of XFS is damaged: {what}"))
 }
 
 #[cfg(test)]

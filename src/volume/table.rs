@@ -1,16 +1,16 @@
-//! Which partition table a disk has, if any.
+//! Which partition table a disk has, if any. Whether it counts is decided in [`super::layout`].
 //!
-//! Whether that table counts is decided by all that speaks for the disk ([`lay_out`]): a superblock that takes the
-//! whole disk goes before a table that is damaged. The rules for tables are those of Linux: a GPT counts when the MBR has a protective entry (alone or in a
+//! The rules are those of Linux: a GPT counts when the MBR has a protective entry (alone or in a
 //! hybrid MBR); an MBR without one wins over a GPT that an older installation left behind. Boot
 //! sectors of FAT, NTFS and exFAT also end in `55 AA`: only entries that make sense as a table count, and one that
 //! does not is left out with a problem.
 
-use super::claim::{Claim, Verdict};
+use super::gpt;
 use super::mbr::{self, Belief};
+use super::partition::Partition;
+use super::problem::Problem;
 use super::signature::{self, Content};
-use super::{Partition, Problem, gpt};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::io::ReadAt;
 
 /// The kind of a table.
@@ -48,76 +48,6 @@ pub struct Table {
     pub partitions: Vec<Partition>,
     /// What was found wrong.
     pub problems: Vec<Problem>,
-}
-
-/// What a disk is: partitions, or one volume.
-#[derive(Debug, Clone)]
-pub struct Layout {
-    /// The table that counts.
-    pub table: Table,
-    /// What the disk holds as a whole, also beside a table that may be older or newer.
-    pub content: Content,
-}
-
-/// Decides what lies on a disk by all that speaks for it: its partition table, and superblocks that take the whole
-/// disk.
-///
-/// # Errors
-/// Only when the disk cannot be read.
-pub fn lay_out(disk: &dyn ReadAt) -> Result<Layout> {
-    let mut table = read_table(disk)?;
-    if table.kind == TableKind::None {
-        let content = signature::identify(disk)?;
-        return Ok(Layout { table, content });
-    }
-    let claim = match Claim::find(disk, &table) {
-        // Damage elsewhere on the disk does not hide the partitions.
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-            let message =
-                format!("whether the disk as a whole is something else is not known: {error}");
-            table
-                .problems
-                .push(Problem::new("partition table", message));
-            None
-        }
-        found => found?,
-    };
-    let Some(claim) = claim else {
-        let content = Content::Unknown;
-        return Ok(Layout { table, content });
-    };
-    let (is, kind) = (claim.content.as_str(), table.kind.as_str());
-    let verdict = claim.against(&table);
-    let mut say = |message: String| {
-        table
-            .problems
-            .push(Problem::new("partition table", message));
-    };
-    match verdict {
-        Verdict::Claim => {
-            let message = format!(
-                "what is left of it ({kind}) is not used: the disk as a whole is {is}, and the table is damaged"
-            );
-            table = Table::none();
-            table
-                .problems
-                .push(Problem::new("partition table", message));
-        }
-        Verdict::Inside => table = Table::none(),
-        Verdict::Table => {
-            say(format!(
-                "it counts, though the disk as a whole was {is} before: that is not used"
-            ));
-            let content = Content::Unknown;
-            return Ok(Layout { table, content });
-        }
-        Verdict::Both => say(format!(
-            "the disk as a whole is {is}, too, and nothing tells which of the two is newer: both are shown, \
-             and one of them is out of date"
-        )),
-    }
-    let content = claim.content;
-    Ok(Layout { table, content })
 }
 
 /// Reads the partition table of a disk: a few sectors, one more per logical partition.
@@ -193,7 +123,8 @@ fn read_mbr(disk: &dyn ReadAt, entries: &[mbr::Entry; 4], table: &mut Table) -> 
 }
 
 impl Table {
-    fn none() -> Table {
+    /// No table.
+    pub(super) fn none() -> Table {
         Table {
             kind: TableKind::None,
             is_sound: false,
@@ -238,33 +169,6 @@ fn say_overlaps(table: &mut Table) {
             last = Some((index, end));
         }
     }
-}
-
-/// The length of a partition, cut to the disk, and what is to say of that; `None` when nothing of it lies on the disk.
-pub(super) fn clip(
-    disk: &dyn ReadAt,
-    number: u32,
-    start_bytes: u64,
-    len_bytes: u64,
-    problems: &mut Vec<Problem>,
-) -> Option<(u64, Option<String>)> {
-    let room = disk.len_bytes().saturating_sub(start_bytes);
-    if room == 0 || len_bytes == 0 || start_bytes == 0 {
-        problems.push(Problem::new(
-            format!("partition {number}"),
-            "it lies past the end of the disk or over the table itself; it is left out",
-        ));
-        return None;
-    }
-    let problem = len_bytes
-        .checked_sub(room)
-        .filter(|&more| more > 0)
-        .map(|more| {
-            let message = format!("it is {more} bytes longer than the disk; it is cut there");
-            problems.push(Problem::new(format!("partition {number}"), message.clone()));
-            message
-        });
-    Some((len_bytes.min(room), problem))
 }
 
 #[cfg(test)]

@@ -1,0 +1,11 @@
+//! Errors of files that Windows compressed.
+
+use crate::error::Error;
+
+pub fn damaged() -> Error {
+    bad("a chunk is damaged")
+}
+
+pub fn bad(message: &str) -> Error {
+    Error::corrupt(format!("ntfs: system compression (WOF): {message}"))
+}
