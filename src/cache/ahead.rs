@@ -120,11 +120,6 @@ impl AheadPool {
         drop(queue);
         self.wake.notify_one();
     }
-
-    /// Bytes that blocks read ahead and not yet used may take now.
-    pub fn reserved_bytes(&self) -> u64 {
-        self.reserved_bytes.load(Ordering::Relaxed)
-    }
 }
 
 /// How long an idle thread waits before it looks whether the pool is still there.
@@ -228,7 +223,7 @@ mod tests {
         assert_eq!(&block.bytes[..], b"x");
         assert!(pool.reserve(60).is_none());
         drop(share);
-        assert_eq!(pool.reserved_bytes(), 0);
+        assert_eq!(pool.reserved_bytes.load(Ordering::Relaxed), 0);
         let again = pool.submit(100, || panic!("on purpose")).unwrap();
         assert!(again.wait().is_err());
         assert!(pool.submit(100, load).unwrap().wait().is_ok());

@@ -61,8 +61,6 @@ pub struct DiskRecord {
     pub suspend: bool,
     /// Path of the youngest image (`.vhd` or `.alias.vhd`) or why there is none.
     pub path: Result<StorePath, String>,
-    /// Whether XO recorded the image as differencing.
-    pub differencing: Option<bool>,
 }
 
 impl DiskRecord {
@@ -83,8 +81,6 @@ pub struct RestorePoint {
     pub json_meta: Option<Meta>,
     /// Delta or full.
     pub mode: Mode,
-    /// Format version of the metadata.
-    pub version: Option<String>,
     /// Time of the backup in milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
     /// The job that made it.
@@ -93,8 +89,6 @@ pub struct RestorePoint {
     pub schedule_id: Option<String>,
     /// Bytes that XO says it transferred.
     pub size_bytes: Option<u64>,
-    /// The VM's uuid.
-    pub vm_uuid: Option<String>,
     /// The VM's name.
     pub vm_name: Option<String>,
     /// Path of the XVA file of a full backup.
@@ -109,13 +103,11 @@ pub struct RestorePoint {
 
 static RECORD: Keep = Keep::Fields(&[
     ("mode", Keep::Scalar),
-    ("version", Keep::Scalar),
     ("timestamp", Keep::Scalar),
     ("jobId", Keep::Scalar),
     ("scheduleId", Keep::Scalar),
     ("size", Keep::Scalar),
     ("xva", Keep::Scalar),
-    ("isVhdDifferencing", Keep::Each(&Keep::Scalar)),
     ("vhds", Keep::Each(&Keep::Scalar)),
     (
         "vm",
@@ -179,12 +171,10 @@ impl RestorePoint {
             json_path: vm_dir.child(&format!("{name}.json")),
             json_meta: meta,
             mode: Mode::Unknown(None),
-            version: None,
             timestamp_ms: None,
             job_id: None,
             schedule_id: None,
             size_bytes: None,
-            vm_uuid: None,
             vm_name: None,
             xva: None,
             disks: Vec::new(),
@@ -235,12 +225,10 @@ impl RestorePoint {
             json_path: vm_dir.child(&format!("{name}.json")),
             json_meta: meta,
             mode,
-            version: text(value, "version"),
             timestamp_ms: number(value, "timestamp"),
             job_id: text(value, "jobId"),
             schedule_id: text(value, "scheduleId"),
             size_bytes: number(value, "size"),
-            vm_uuid: text(vm, "uuid"),
             vm_name: label(vm),
             xva,
             disks,
@@ -351,7 +339,6 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
             virtual_size: number(vdi, "virtual_size"),
             suspend,
             path,
-            differencing: flag(value.get("isVhdDifferencing"), vdi_ref),
         });
     }
     let names = naming::unique_names(&wishes, ".raw".len());
@@ -440,15 +427,6 @@ fn number(value: &Value, key: &str) -> Option<u64> {
     }
 }
 
-/// A boolean, also when it is written as 0 or 1 (XenServer before 7.1).
-fn flag(object: Option<&Value>, key: &str) -> Option<bool> {
-    match object?.get(key)? {
-        Value::Bool(b) => Some(*b),
-        Value::Number(n) => n.as_f64().map(|f| f != 0.0),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -502,7 +480,6 @@ mod tests {
         }));
         assert_eq!(names(&point), ["r1", "xvda"]);
         assert_eq!(point.timestamp_ms, Some(1_772_328_600_000));
-        assert_eq!(point.disks[1].differencing, Some(true));
         assert!(point.disks[0].path.is_err());
         assert_eq!(point.problems.len(), 2, "{:?}", point.problems);
         assert!(!point.unreadable);
