@@ -366,7 +366,7 @@ fn mount_all_knows_what_is_mounted_already() {
         for time in first second; do mount -a -T fstab; done
         # Also where mount(8) cannot tell and asks the helper.
         brfs "$PWD/repository with space" "$PWD/mount point" -o ro
-        grep -c "/mount.040point " /proc/self/mountinfo
+        grep -c " $PWD/mount.040point " /proc/self/mountinfo
         umount "mount point" /usr/local/bin
         "#
     );
