@@ -6,7 +6,9 @@
 //! buffers serve all of it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+
+use crate::sync::lock;
 
 use bytes::Bytes;
 use memmap2::MmapMut;
@@ -73,7 +75,7 @@ impl DerefMut for Room {
 
 /// The smallest kept buffer that `len` bytes fit into without wasting most of it.
 fn take_free(len: usize) -> Option<Room> {
-    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut free = lock(&FREE);
     let at = (0..free.buffers.len())
         .filter(|&at| free.buffers[at].len() >= len && free.buffers[at].len() / 4 <= len)
         .min_by_key(|&at| free.buffers[at].len())?;
@@ -134,7 +136,7 @@ impl Drop for Buffer {
             return;
         }
         let mut surplus = Vec::new();
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&FREE);
         free.bytes += self.room.len();
         free.buffers
             .push(std::mem::replace(&mut self.room, Room::Heap(Vec::new())));
@@ -169,7 +171,7 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let many: Vec<Buffer> = (0..40).map(|_| Buffer::new(2 << 20)).collect();
         drop(many);
-        let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = lock(&FREE);
         assert!(free.bytes <= MAX_FREE_BYTES);
         assert_eq!(
             free.bytes,

@@ -5,8 +5,10 @@
 //! one would be.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Call>>> = const { RefCell::new(None) };
@@ -32,7 +34,7 @@ pub struct Failing(Arc<Call>);
 
 impl Call {
     fn lock(&self) -> MutexGuard<'_, Lost> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes that a request was given up: storage had all the time that there is for this call.

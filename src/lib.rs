@@ -23,6 +23,7 @@ pub mod parallel;
 pub mod repo;
 pub mod secret;
 pub mod store;
+pub mod sync;
 pub mod tree;
 pub mod views;
 pub mod volume;

@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use super::blocks::Block;
 use super::flight::{Flight, LandOnDrop};
 use crate::error::Result;
+use crate::sync::{lock, wait_timeout};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -96,7 +97,7 @@ impl AheadPool {
     }
 
     fn push(self: &Arc<Self>, job: Job) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.queue);
         queue.jobs.push_back(job);
         // Those who are idle wake later than the next jobs of a burst come.
         if queue.jobs.len() > queue.idle && queue.threads < self.max_threads {
@@ -127,15 +128,12 @@ const IDLE: std::time::Duration = std::time::Duration::from_millis(500);
 
 fn work(pool: &Weak<AheadPool>) {
     while let Some(strong) = pool.upgrade() {
-        let mut queue = strong.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&strong.queue);
         let job = match queue.jobs.pop_front() {
             Some(job) => Some(job),
             None => {
                 queue.idle += 1;
-                let (mut back, _) = strong
-                    .wake
-                    .wait_timeout(queue, IDLE)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut back = wait_timeout(&strong.wake, queue, IDLE);
                 back.idle -= 1;
                 let job = back.jobs.pop_front();
                 queue = back;

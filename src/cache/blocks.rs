@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -17,6 +17,7 @@ use quick_cache::{OptionsBuilder, Weighter};
 
 use super::flight::{Flight, LandOnDrop};
 use crate::error::Result;
+use crate::sync::lock;
 
 /// A block of an image. Image numbers are never reused within a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,7 +142,7 @@ impl BlockCache {
         if let Some(block) = self.get(key, touch) {
             return Claim::Ready(block);
         }
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = lock(&self.flights);
         match flights.entry(key) {
             Entry::Occupied(flight) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
@@ -194,11 +195,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.cache
-            .flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.key);
+        lock(&self.cache.flights).remove(&self.key);
     }
 }
 

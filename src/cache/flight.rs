@@ -3,9 +3,10 @@
 //! The first who wants a block becomes its worker; the others wait for the same result. A failure
 //! goes to all who waited, and is forgotten: the next who asks tries again.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{lock, wait};
 
 /// A result that will be there later.
 pub struct Flight<T> {
@@ -24,7 +25,7 @@ impl<T: Clone> Flight<T> {
 
     /// Gives the result to all waiters. The first call counts.
     pub fn land(&self, result: Result<T>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.get_or_insert(result);
         drop(state);
         self.landed.notify_all();
@@ -32,23 +33,17 @@ impl<T: Clone> Flight<T> {
 
     /// The result if it is there.
     pub fn try_get(&self) -> Option<Result<T>> {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.state).clone()
     }
 
     /// Waits for the result.
     pub fn wait(&self) -> Result<T> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         loop {
             if let Some(result) = state.as_ref() {
                 return result.clone();
             }
-            state = self
-                .landed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = wait(&self.landed, state);
         }
     }
 }

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::Thread;
+
+use crate::sync::lock;
 
 /// A counting semaphore for blocking code. Fair: work that was begun first, which is wanted first,
 /// is not overtaken for ever.
@@ -31,7 +33,7 @@ impl Gate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Waits for a place; it is given back when the pass is dropped.

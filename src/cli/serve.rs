@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,6 +17,7 @@ use super::output::{escape, told};
 use super::{compose, logging};
 use crate::fuse::{self, MountOptions, Unmounter};
 use crate::store::notice;
+use crate::sync::lock;
 
 /// Serve a mount: run by `brfs mount`, not by people
 #[derive(Debug, clap::Args)]
@@ -175,7 +176,7 @@ impl Ending {
 
     /// The mount is there: unmounts it right away if that was asked for already.
     fn mounted(&self, unmounter: Unmounter) {
-        let mut stage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stage = lock(&self.0);
         let asked = matches!(*stage, Stage::Asked);
         *stage = Stage::Mounted(unmounter);
         drop(stage);
@@ -186,7 +187,7 @@ impl Ending {
 }
 
 fn end(stage: &Mutex<Stage>) {
-    let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stage = lock(stage);
     let unmounter = match &*stage {
         Stage::Mounted(unmounter) => unmounter.clone(),
         _ => {

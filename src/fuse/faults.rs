@@ -5,12 +5,13 @@
 //! because a program that meets a bad block tends to ask for it again and again.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
 use crate::error::{Error, ErrorKind};
+use crate::sync::lock;
 
 /// What was being done: the same error means different things to different system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl FaultLog {
 
     /// Whether to log now, and how many were left out since the last time.
     fn admit(&self, fault: &str, now: Instant) -> Option<u64> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         if let Some(entry) = seen.get_mut(fault) {
             if now.duration_since(entry.since) < QUIET {
                 entry.again += 1;

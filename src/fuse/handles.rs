@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Chunk, ExtentKind, ReadAt};
+use crate::sync::{lock, read, write};
 use crate::tree::{DirEntry, DirStream, Directory, File, Node};
 
 /// Handles by number. Numbers are never used twice.
@@ -25,26 +26,16 @@ impl<T> Handles<T> {
 
     pub(super) fn insert(&self, handle: T) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, Arc::new(handle));
+        write(&self.open).insert(number, Arc::new(handle));
         number
     }
 
     pub(super) fn get(&self, number: u64) -> Option<Arc<T>> {
-        self.open
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-            .cloned()
+        read(&self.open).get(&number).cloned()
     }
 
     pub(super) fn remove(&self, number: u64) -> Option<Arc<T>> {
-        self.open
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&number)
+        write(&self.open).remove(&number)
     }
 }
 
@@ -270,7 +261,7 @@ impl DirHandle {
         mut add: impl FnMut(&DirEntry, Option<&Node>, u64) -> bool,
     ) -> Result<()> {
         let index = offset.saturating_sub(DOTS);
-        let mut paging = self.paging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paging = lock(&self.paging);
         if index < paging.window_start || (offset == 0 && paging.used) {
             *paging = Paging::new(&*self.dir)?;
         }

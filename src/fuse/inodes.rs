@@ -16,9 +16,10 @@ use std::collections::hash_map::Entry as Slot;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::hash::StableHash;
+use crate::sync::lock;
 use crate::tree::{Attr, Identity, Node};
 
 /// The root's number, fixed by the protocol.
@@ -102,7 +103,7 @@ impl Inodes {
 
     /// No user code runs under the lock, so a poisoned one is still consistent.
     fn lock(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tables)
     }
 
     /// The node of a number, `None` when the kernel has forgotten it (or made it up).

@@ -9,8 +9,10 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::sync::{lock, wait_timeout};
 
 /// Idle threads leave after this long.
 const IDLE: Duration = Duration::from_secs(10);
@@ -98,7 +100,7 @@ impl Drop for Pool {
 impl Inner {
     /// Jobs run outside the lock, so a poisoned one is still consistent.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn run(&self) {
@@ -115,11 +117,7 @@ impl Inner {
             }
             let since = Instant::now();
             state.idle += 1;
-            state = self
-                .work
-                .wait_timeout(state, IDLE)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = wait_timeout(&self.work, state, IDLE);
             state.idle -= 1;
             if state.queue.is_empty() && since.elapsed() >= IDLE {
                 break;

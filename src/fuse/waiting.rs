@@ -10,8 +10,10 @@
 //! bytes, and finds nobody to tell when it is done.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 use fuser::{
     Errno, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
@@ -108,7 +110,7 @@ struct Slot<R>(Mutex<Option<R>>);
 
 impl<R> Slot<R> {
     fn lock(&self) -> MutexGuard<'_, Option<R>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -155,7 +157,7 @@ impl Waiting {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Looks after the reply to a request of this thread until it is given.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::layout::{self, VM_BACKUPS};
@@ -18,6 +18,7 @@ use super::vm::{Shared, Vm};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
 use crate::store::{Entry, EntryKind, Store, StorePath, StoreTraits};
+use crate::sync::lock;
 
 /// How long listings of local storage are taken for granted: long enough that one `ls -l` lists
 /// every directory once, too short for a person to notice.
@@ -125,7 +126,7 @@ impl Catalogue {
     /// As the storage says; `NotFound` when this is no repository at all.
     pub fn folders(&self) -> Result<Arc<Folders>> {
         let known = {
-            let known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = lock(&self.folders);
             known.clone()
         };
         if let Some(known) = &known
@@ -135,7 +136,7 @@ impl Catalogue {
         }
         let store = &*self.shared.store;
         let first = {
-            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut first = lock(&self.first);
             first.take().filter(|(at, _)| at.elapsed() < FIRST_MAX_AGE)
         };
         let (at, listed) = match first {
@@ -184,7 +185,7 @@ impl Catalogue {
             .filter_map(|(id, count)| (count > 1).then_some(id))
             .collect();
         let folders = Arc::new(folders);
-        let mut known = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.folders);
         if known.as_ref().is_none_or(|k| k.at <= at) {
             *known = Some(folders.clone());
         }

@@ -1,7 +1,7 @@
 //! One VM's directory: its restore points and its name, re-checked when they may have changed.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use quick_cache::Weighter;
@@ -14,6 +14,7 @@ use super::{json, naming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::parallel_map;
 use crate::store::{EntryKind, LinkFault, Meta, Store, StorePath, Validity, Version};
+use crate::sync::lock;
 
 /// Memory for parsed metadata, in bytes, over all VMs.
 const METADATA_CACHE_BYTES: u64 = 16 << 20;
@@ -203,7 +204,7 @@ impl Vm {
             index,
             links,
         });
-        let mut known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.listing);
         // A slower listing that was begun earlier must not overwrite a newer one.
         if known.as_ref().is_none_or(|k| k.at <= at) {
             *known = Some(listing.clone());
@@ -253,7 +254,7 @@ impl Vm {
 
     /// The newest point as `cache.json.gz` told last.
     fn hinted_newest(&self) -> Option<Arc<str>> {
-        let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = lock(&self.hint);
         hint.as_ref().map(|hint| Arc::clone(&hint.newest))
     }
 
@@ -267,13 +268,13 @@ impl Vm {
     }
 
     fn known_listing(&self) -> Option<Arc<Listing>> {
-        let known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.listing);
         known.clone()
     }
 
     /// Forgets the listing: something turned out to be gone.
     fn forget_listing(&self) {
-        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.listing) = None;
     }
 
     /// The path of a point's metadata file.
@@ -422,7 +423,7 @@ impl Vm {
         if !self.shared.store.traits().remote || self.link.is_some() {
             return None;
         }
-        let known = || self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || lock(&self.hint);
         if let Some(hint) = &*known()
             && hint.at.elapsed() < self.shared.max_age
         {
@@ -489,7 +490,7 @@ impl Vm {
     /// Whether `cache.json.gz` has been read, knows the newest point of this listing, and is as new as
     /// that: its entry then stands for the metadata file.
     pub fn is_newest_known(&self, listing: &Listing) -> bool {
-        let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = lock(&self.hint);
         let (Some(hint), Some(newest)) = (&*hint, listing.newest()) else {
             return false;
         };
@@ -525,20 +526,14 @@ impl Vm {
     /// When the VM's directory cannot be listed, or metadata on the way to the name cannot be fetched.
     pub fn label(&self) -> Result<Option<Arc<str>>> {
         let label = self.find_label()?;
-        let mut last = self
-            .last_label
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last_label);
         last.clone_from(&label);
         Ok(label)
     }
 
     /// What [`Self::label`] told when it last could.
     pub fn last_label(&self) -> Option<Arc<str>> {
-        let last = self
-            .last_label
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let last = lock(&self.last_label);
         last.clone()
     }
 
@@ -554,7 +549,7 @@ impl Vm {
             Some(_) => None,
             None => self.point_meta(newest)?.map(|m| m.version),
         };
-        if let Some(known) = &*self.label.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some(known) = &*lock(&self.label)
             && known.point == newest.name
             && Some(known.version) == version
         {
@@ -581,7 +576,7 @@ impl Vm {
                 point: newest.name.clone(),
                 version,
             };
-            *self.label.lock().unwrap_or_else(PoisonError::into_inner) = Some(label);
+            *lock(&self.label) = Some(label);
         }
         Ok(text)
     }

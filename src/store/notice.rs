@@ -2,8 +2,10 @@
 //!
 //! It goes to the log, and to a terminal where somebody waits at one.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// Waiting for this long is worth a word.
 pub const LONG: Duration = Duration::from_secs(3);
@@ -23,7 +25,7 @@ pub fn listen(listener: impl Fn(&str) + Send + Sync + 'static) {
 /// Says it, unless something was said a short while ago.
 pub fn say(text: impl FnOnce() -> String) {
     static SAID: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = lock(&SAID);
     if said.is_some_and(|said| said.elapsed() < QUIET) {
         return;
     }

@@ -1,6 +1,8 @@
 //! What was used last and took work to get: an index of a directory's names, unpacked blocks of a file.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::sync::lock;
 
 struct Kept<T> {
     key: u64,
@@ -65,7 +67,7 @@ impl<T> Recent<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept<T>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 

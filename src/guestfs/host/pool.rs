@@ -5,13 +5,14 @@
 //! one still hold (an open file) stays valid.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::guard::{Budget, Outcome, guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::{GuestFs, GuestInode};
 use crate::io::{Extent, ReadAt};
+use crate::sync::lock;
 
 /// File systems that a pool keeps open.
 const DEFAULT_CAPACITY: usize = 16;
@@ -241,11 +242,6 @@ impl ReadAt for PooledFile {
         self.owner
             .guarded_on(&self.fs, || self.inner.extent_at(offset))
     }
-}
-
-/// Nothing under these locks can panic half-way, so a poisoned one is as good as any.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,9 +8,11 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -86,7 +88,7 @@ impl Http {
     /// attempt should not meet the same machine over the same connection. Requests under way are
     /// not disturbed.
     pub(crate) fn renew(&self) {
-        let mut pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = lock(&self.0.pool);
         if pool.1.is_none_or(|last| last.elapsed() >= RENEW_INTERVAL) {
             let (route, tls) = (&self.0.route, &self.0.tls);
             *pool = (new_pool(route, tls, self.0.idle), Some(Instant::now()));
@@ -94,7 +96,7 @@ impl Http {
     }
 
     fn pool(&self) -> Pool {
-        let pool = self.0.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = lock(&self.0.pool);
         pool.0.clone()
     }
 }

@@ -4,12 +4,13 @@
 //! Listings and heads have a lane of their own, so that an `ls` goes on while readers of data
 //! wait for a storage that is throttling them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::store::StoreStats;
+use crate::sync::lock;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,7 @@ impl Limiter {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn notify(&self, lane: Lane) -> &Notify {

@@ -1,7 +1,7 @@
 //! The SDK's client, set up to make single, plain attempts, and what the store's requests share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_credential_types::Credentials;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
@@ -19,6 +19,7 @@ use crate::store::remote::fault::{Fault, Next};
 use crate::store::remote::http::Http;
 use crate::store::remote::limit::Lane;
 use crate::store::remote::retry::{Attempt, Patience, Transport};
+use crate::sync::lock;
 
 /// Everything that requests of one store share.
 pub(super) struct Client {
@@ -66,8 +67,7 @@ impl Client {
     }
 
     pub(super) fn connection(&self) -> Arc<Connection> {
-        let connection = self.connection.lock();
-        connection.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.connection).clone()
     }
 
     /// Sends a request over the connection of the bucket's region, see [`Transport::run`].
@@ -79,12 +79,12 @@ impl Client {
         let used = Mutex::new(self.connection());
         let attempt = || {
             let connection = self.connection();
-            *used.lock().unwrap_or_else(PoisonError::into_inner) = connection.clone();
+            *lock(&used) = connection.clone();
             attempt(connection)
         };
         let cure = |fault: &Fault| match &fault.next {
             Next::Region(region) => {
-                let used = used.lock().unwrap_or_else(PoisonError::into_inner);
+                let used = lock(&used);
                 self.move_to(&used, region)
             }
             _ => {
@@ -101,10 +101,7 @@ impl Client {
         if used.region == region {
             return false;
         }
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = lock(&self.connection);
         // Another request may have moved already.
         if connection.region != region {
             tracing::warn!(
