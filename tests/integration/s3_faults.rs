@@ -10,7 +10,7 @@ use brfs::secret::Secret;
 use brfs::store::s3::{S3Config, S3Credentials, S3Store};
 use brfs::store::{EntryKind, Store, StorePath, StoreStats, Validity};
 
-use crate::fault_server::{Bucket, Delivery, FaultServer, Reply, Seen};
+use crate::fault_server::{Bucket, Delivery, FaultServer, Lists, Reply, Seen};
 
 const SECRET: &str = "very+secret/key=";
 const BLOCK: &[u8] = &[0x42; 100_000];
@@ -504,6 +504,85 @@ fn b2_a_partial_listing_is_an_error() {
         });
         assert_eq!(names(&store(&server), "").len(), 10, "{cut}");
     }
+}
+
+#[test]
+fn servers_without_list_objects_v2_are_paged_by_version_1() {
+    for lists in [Lists::V1, Lists::V1WithoutNextMarker, Lists::V1Only] {
+        let mut bucket = Bucket::new("bucket", &[]);
+        for n in 0..10 {
+            bucket.objects.insert(format!("dir/file+{n} &é"), vec![]);
+            bucket.objects.insert(format!("dir/vm{n}/a/b"), vec![]);
+            bucket.objects.insert(format!("dir/vm{n}/c"), vec![]);
+        }
+        bucket.page = 3;
+        bucket.lists = lists;
+        let sound = bucket.clone();
+        let server = FaultServer::start(move |seen| sound.answer(seen));
+        let storage = store(&server);
+        let mut expected: Vec<String> = (0..10).map(|n| format!("file+{n} &é")).collect();
+        expected.extend((0..10).map(|n| format!("vm{n}")));
+        for _ in 0..2 {
+            assert_eq!(names(&storage, ""), expected, "{lists:?}");
+        }
+        assert_eq!(names(&storage, "vm7"), ["a", "c"]);
+        // It is found out once.
+        let asked = server.seen();
+        let asked: Vec<bool> = asked.iter().map(Seen::is_list).collect();
+        assert!(asked[0] && !asked[1..].contains(&true), "{asked:?}");
+
+        // A page that cannot be had is an error, whatever came before it.
+        let count = AtomicUsize::new(0);
+        let server = FaultServer::start(move |seen| match seen.query("marker") {
+            Some(_) if count.fetch_add(1, Ordering::Relaxed) > 2 => {
+                Reply::error(500, "InternalError")
+            }
+            _ => bucket.answer(seen),
+        });
+        let error = hasty(&server).list(&StorePath::root()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Transient, "{error}");
+    }
+}
+
+#[test]
+fn one_page_of_a_server_without_list_objects_v2_is_taken_as_it_is() {
+    let mut bucket = bucket();
+    bucket.lists = Lists::V1;
+    let server = FaultServer::start(move |seen| bucket.answer(seen));
+    let storage = store(&server);
+    assert_eq!(
+        names(&storage, ""),
+        ["block", "empty", "encryption.json", "vm"]
+    );
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[test]
+fn a_server_that_repeats_a_marker_or_lists_nothing_at_all_is_left() {
+    let xml = "<ListBucketResult><Marker></Marker><IsTruncated>true</IsTruncated>\
+               <NextMarker>dir/a</NextMarker><Contents><Key>dir/a</Key><Size>1</Size></Contents>\
+               </ListBucketResult>";
+    let server = FaultServer::start(move |_| Reply::new(200, xml));
+    let error = store(&server).list(&StorePath::root()).unwrap_err();
+    assert!(error.to_string().contains("repeats itself"), "{error}");
+    // More, and no name to go on from.
+    let xml = "<ListBucketResult><Marker/><IsTruncated>true</IsTruncated></ListBucketResult>";
+    let server = FaultServer::start(move |_| Reply::new(200, xml));
+    let error = hasty(&server).list(&StorePath::root()).unwrap_err();
+    assert!(error.to_string().contains("where to go on"), "{error}");
+
+    let mut bucket = bucket();
+    bucket.lists = Lists::Neither;
+    let server = FaultServer::start(move |seen| bucket.answer(seen));
+    let error = store(&server).list(&StorePath::root()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(
+        error
+            .to_string()
+            .contains("does not implement ListObjects ("),
+        "{error}"
+    );
+    assert_eq!(server.seen().len(), 2);
 }
 
 #[test]

@@ -298,6 +298,20 @@ fn deliver<S: Write>(
     Ok(true)
 }
 
+/// What a server knows of listings.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub enum Lists {
+    #[default]
+    V2,
+    /// Passes over `list-type`, and names where to go on.
+    V1,
+    /// The same, and leaves it to the client to find that out from the names.
+    V1WithoutNextMarker,
+    /// Refuses `list-type`, and knows version 1.
+    V1Only,
+    Neither,
+}
+
 /// Objects under their keys, and sound answers about them.
 #[derive(Clone, Default)]
 pub struct Bucket {
@@ -305,6 +319,8 @@ pub struct Bucket {
     pub objects: BTreeMap<String, Vec<u8>>,
     /// Names in one page of a listing.
     pub page: usize,
+    /// What it knows of listings.
+    pub lists: Lists,
 }
 
 impl Bucket {
@@ -316,6 +332,7 @@ impl Bucket {
                 .map(|(key, data)| ((*key).to_owned(), data.to_vec()))
                 .collect(),
             page: 1000,
+            lists: Lists::V2,
         }
     }
 
@@ -332,8 +349,14 @@ impl Bucket {
         if bucket != self.name {
             return Reply::error(404, "NoSuchBucket");
         }
-        if seen.is_list() {
-            return self.list(seen);
+        match self.lists {
+            Lists::V2 if seen.is_list() => return self.list(seen),
+            Lists::V1Only | Lists::Neither if seen.is_list() => {
+                return Reply::error(501, "NotImplemented");
+            }
+            Lists::Neither if key.is_empty() => return Reply::error(501, "NotImplemented"),
+            _ if key.is_empty() => return self.list_v1(seen),
+            _ => {}
         }
         let Some(data) = self.objects.get(key) else {
             return Reply::error(404, "NoSuchKey");
@@ -360,12 +383,11 @@ impl Bucket {
             .header("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT")
     }
 
-    /// Tokens are as unpleasant as an opaque token may be.
-    fn list(&self, seen: &Seen) -> Reply {
-        let prefix = seen.query("prefix").unwrap_or_default();
+    /// The names of a listing: objects, and prefixes up to the next slash.
+    fn names(&self, prefix: &str) -> Vec<(String, Option<&Vec<u8>>)> {
         let mut names: Vec<(String, Option<&Vec<u8>>)> = Vec::new();
         for (key, data) in &self.objects {
-            let Some(rest) = key.strip_prefix(&prefix) else {
+            let Some(rest) = key.strip_prefix(prefix) else {
                 continue;
             };
             let name = match rest.split_once('/') {
@@ -376,6 +398,30 @@ impl Bucket {
                 names.push(name);
             }
         }
+        names
+    }
+
+    /// Version 1: goes on after a name, not at a token.
+    fn list_v1(&self, seen: &Seen) -> Reply {
+        let prefix = seen.query("prefix").unwrap_or_default();
+        let marker = seen.query("marker").unwrap_or_default();
+        let mut names = self.names(&prefix);
+        names.retain(|(name, _)| *name > marker);
+        let truncated = names.len() > self.page;
+        names.truncate(self.page);
+        let escape = |name: &str| name.replace('&', "&amp;").replace('<', "&lt;");
+        let mut head = format!("<Marker>{}</Marker>", escape(&marker));
+        if let Some((last, _)) = names.last().filter(|_| truncated)
+            && self.lists != Lists::V1WithoutNextMarker
+        {
+            head += &format!("<NextMarker>{}</NextMarker>", escape(last));
+        }
+        self.listing(truncated, &head, &names)
+    }
+
+    /// Tokens are as unpleasant as an opaque token may be.
+    fn list(&self, seen: &Seen) -> Reply {
+        let names = self.names(&seen.query("prefix").unwrap_or_default());
         let start = match seen.query("continuation-token") {
             None => 0,
             Some(token) => token
@@ -385,18 +431,22 @@ impl Bucket {
         };
         let end = (start + self.page).min(names.len());
         let truncated = end < names.len();
+        let next = match truncated {
+            true => format!("<NextContinuationToken>1/+ =&amp;é?{end}</NextContinuationToken>"),
+            false => String::new(),
+        };
+        self.listing(truncated, &next, &names[start..end])
+    }
+
+    fn listing(&self, truncated: bool, head: &str, names: &[(String, Option<&Vec<u8>>)]) -> Reply {
         let mut xml = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"\
              http://s3.amazonaws.com/doc/2006-03-01/\"><Name>{}</Name><IsTruncated>{truncated}\
              </IsTruncated>",
             self.name
         );
-        if truncated {
-            xml.push_str(&format!(
-                "<NextContinuationToken>1/+ =&amp;é?{end}</NextContinuationToken>"
-            ));
-        }
-        for (name, data) in &names[start..end] {
+        xml.push_str(head);
+        for (name, data) in names {
             let name = name.replace('&', "&amp;").replace('<', "&lt;");
             xml.push_str(&match data {
                 Some(data) => format!(

@@ -28,6 +28,7 @@ pub(super) struct Client {
     builder: Builder,
     connection: Mutex<Arc<Connection>>,
     bucket_seen: AtomicBool,
+    lists_v1: AtomicBool,
 }
 
 /// One SDK client: they are bound to a region.
@@ -63,6 +64,7 @@ impl Client {
             builder,
             connection: Mutex::new(Arc::new(connection)),
             bucket_seen: AtomicBool::new(false),
+            lists_v1: AtomicBool::new(false),
         })
     }
 
@@ -122,6 +124,15 @@ impl Client {
     /// the bucket's name is wrong.
     pub(super) fn bucket_was_seen(&self) -> bool {
         self.bucket_seen.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server was found not to know `ListObjectsV2`.
+    pub(super) fn lists_v1(&self) -> bool {
+        self.lists_v1.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_lists_v1(&self) {
+        self.lists_v1.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_bucket_seen(&self) {

@@ -14,12 +14,30 @@ use crate::store::remote::fault::*;
 use crate::store::remote::http::TooLong;
 use crate::store::remote::silence::Silence;
 
+/// How a listing is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// `ListObjects`: where to go on is a name, the marker.
+    V1,
+    /// `ListObjectsV2`: where to go on is an opaque token.
+    V2,
+}
+
+impl Version {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Version::V1 => "ListObjects",
+            Version::V2 => "ListObjectsV2",
+        }
+    }
+}
+
 /// Which of the three requests failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Get,
     Head,
-    List,
+    List(Version),
 }
 
 impl Operation {
@@ -27,7 +45,7 @@ impl Operation {
     fn permission(self) -> &'static str {
         match self {
             Operation::Get | Operation::Head => "s3:GetObject on the objects",
-            Operation::List => "s3:ListBucket on the bucket",
+            Operation::List(_) => "s3:ListBucket on the bucket",
         }
     }
 }
@@ -46,7 +64,7 @@ impl Fault {
             let words = root_message(&error);
             let what = match operation {
                 // What the SDK says of it is about XML.
-                Operation::List if words.contains("XML") => format!(
+                Operation::List(_) if words.contains("XML") => format!(
                     "the answer is not that of an S3 server, or is damaged: check the endpoint \
                      ({words:.60}…)"
                 ),
@@ -199,6 +217,16 @@ fn by_code(operation: Operation, answer: &Answer<'_>) -> Option<Fault> {
                 ),
             )
         }
+        "NotImplemented" => match operation {
+            Operation::List(version) => fatal(
+                ErrorKind::Unsupported,
+                format!(
+                    "the server does not implement {} ({words})",
+                    version.as_str()
+                ),
+            ),
+            Operation::Get | Operation::Head => None,
+        },
         "PreconditionFailed" => fatal(ErrorKind::Changed, "was replaced while it was read".into()),
         "InvalidRange" => fatal(
             ErrorKind::Corrupt,
@@ -269,7 +297,7 @@ fn denied_message(operation: Operation, code: &str, words: &str) -> String {
         (Operation::Get | Operation::Head, _) => {
             ", or the object is not there and s3:ListBucket is not allowed either"
         }
-        (Operation::List, _) => "",
+        (Operation::List(_), _) => "",
     };
     format!("access denied: the credentials need {permission}{hint} ({words})")
 }

@@ -1,6 +1,7 @@
 //! Repositories on S3-compatible object storage, of every provider that XO can write to.
 //!
-//! Only three requests are ever sent: GetObject, HeadObject and ListObjectsV2. The AWS SDK makes
+//! Only three requests are ever sent: GetObject, HeadObject and ListObjectsV2 (ListObjects to servers
+//! that do not know it). The AWS SDK makes
 //! and signs single attempts; whether and when to try again is decided here (`fault`,
 //! `remote::retry`), as is how many requests are in flight (`remote::limit`). The calls block: a small runtime of its own
 //! does the waiting, so that nothing above knows of `async`.
