@@ -129,7 +129,7 @@ fn read_disk(root: &Path, name: &str) {
         }
     }
     let _ = disk.allocated_bytes();
-    let _ = disk.problems(&disk.checked_links());
+    let _ = disk.problems(&disk.checked_links(&Default::default()));
 }
 
 /// Footer and header get the checksums that their bytes have.

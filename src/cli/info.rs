@@ -4,26 +4,29 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::inside::Inside;
-use super::inspect::{DiskReport, PointReport, Report, inspect, inspect_disk};
+use super::inspect::{DiskReport, PointReport, VmReport, inspect, inspect_all, inspect_disk};
 use super::ls::NAME_UNKNOWN;
 use super::output::{escape, human_size, print_json, to_stdout};
 use super::select;
 use super::storage_args::StorageArgs;
-use crate::image::{DiskContext, LinkReport};
+use super::unnamed::print_nameless;
+use crate::image::{BlockChecks, DiskContext, LinkReport};
 use crate::repo::date;
+use crate::repo::hardware::Hardware;
 
 /// Cache for opening disks: they are not read.
 const CACHE_BYTES: u64 = 8 << 20;
 
-/// Tell what a VM's restore points and disks consist of and what is wrong with them.
+/// Tell what restore points and disks consist of and what is wrong with them: of a whole repository, a
+/// VM, a restore point or a disk.
 ///
-/// Reads metadata, headers and block tables; of the data only partition tables and the starts of the volumes, where one
-/// restore point or disk is asked for. Exit code: 0 when nothing wrong was
-/// found, 1 when something was, 2 when nothing could be looked at.
+/// Reads metadata, headers and block tables and lists the blocks; of the data only partition tables and
+/// the starts of the volumes, where one restore point or disk is asked for. Exit code: 0 when nothing
+/// wrong was found, 1 when something was, or cannot be restored, 2 when nothing could be looked at.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's; or a single .vhd, a file, a VHD directory
@@ -82,21 +85,105 @@ pub fn info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     if args.json {
         print_json(out, &report)?;
     } else {
-        print_report(out, &report, point.is_some())?;
+        print_report(out, &report.of_vm, point.is_some())?;
     }
+    Ok(report.of_vm.damaged)
+}
+
+/// All VMs of a repository.
+fn repository_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
+    let catalogue = select::open_catalogue(&args.storage, args.repository.as_deref())?;
+    let context = DiskContext::new(catalogue.store().clone(), CACHE_BYTES);
+    let report = inspect_all(&catalogue, &context)?;
+    if args.json {
+        print_json(out, &report)?;
+        return Ok(report.damaged);
+    }
+    for (index, vm) in report.vms.iter().enumerate() {
+        if index > 0 {
+            writeln!(out)?;
+        }
+        print_report(out, vm, false)?;
+    }
+    if report.vms.is_empty() && report.nameless.is_empty() {
+        writeln!(out, "No VM backups in this repository.")?;
+    }
+    if !report.vms.is_empty() && !report.nameless.is_empty() {
+        writeln!(out)?;
+    }
+    print_nameless(out, &report.nameless)?;
     Ok(report.damaged)
+}
+
+/// What it takes to build the VM by hand.
+fn print_hardware(out: &mut dyn Write, hardware: &Hardware) -> Result<()> {
+    let mut parts = Vec::new();
+    if let Some(vcpus) = hardware.vcpus {
+        let mut part = format!("{vcpus} vCPUs");
+        if let Some(most) = hardware.vcpus_max.filter(|most| *most != vcpus) {
+            part += &format!(" (at most {most})");
+        }
+        if let Some(cores) = hardware.cores_per_socket {
+            part += &format!(", {cores} cores per socket");
+        }
+        parts.push(part);
+    }
+    if let Some(memory) = hardware.memory {
+        let mut part = format!("{} memory", human_size(memory));
+        if let Some(most) = hardware.memory_static_max.filter(|most| *most != memory) {
+            part += &format!(" (at most {})", human_size(most));
+        }
+        parts.push(part);
+    }
+    if let Some(kind) = &hardware.domain_type {
+        parts.push(kind.to_uppercase());
+    }
+    if let Some(firmware) = &hardware.firmware {
+        parts.push(format!("firmware {}", firmware.to_uppercase()));
+    }
+    if hardware.secure_boot {
+        parts.push("secure boot".to_owned());
+    }
+    if let Some(order) = &hardware.boot_order {
+        parts.push(format!("boot order {order}"));
+    }
+    if !parts.is_empty() {
+        writeln!(out, "  hardware: {}", escape(&parts.join(", ")))?;
+    }
+    let Some(cards) = &hardware.network_cards else {
+        writeln!(out, "  network cards: not told by the metadata")?;
+        return Ok(());
+    };
+    for card in cards {
+        let mut parts = Vec::new();
+        if let Some(mac) = &card.mac {
+            parts.push(format!("MAC {mac}"));
+        }
+        if let Some(name) = card.network_name.as_ref().or(card.network_uuid.as_ref()) {
+            parts.push(format!("network {name:?}"));
+        }
+        if let Some(vlan) = card.vlan {
+            parts.push(format!("VLAN {vlan}"));
+        }
+        if let Some(mtu) = card.mtu {
+            parts.push(format!("MTU {mtu}"));
+        }
+        let device = card.device.as_deref().unwrap_or("?");
+        let line = format!("network card {device}: {}", parts.join(", "));
+        writeln!(out, "  {}", escape(&line))?;
+    }
+    Ok(())
 }
 
 /// A single image without its repository.
 fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     let given = args.repository.as_deref();
     let Some(single) = select::open_single(&args.storage, given, CACHE_BYTES)? else {
-        // Refuses what is no repository with its reason.
-        select::open_catalogue(&args.storage, given)?.folders()?;
-        bail!("which VM? `brfs ls REPOSITORY` lists them");
+        return repository_info(args, out);
     };
     let (row, context, disk) = (single.row(), single.context, single.disk);
-    let report = inspect_disk(context.store(), row, Some(disk), true);
+    let checks = BlockChecks::default();
+    let report = inspect_disk(context.store(), &checks, row, Some(disk), true);
     let damaged = !report.row.problems.is_empty();
     if args.json {
         #[derive(Serialize)]
@@ -121,7 +208,7 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
     Ok(damaged)
 }
 
-fn print_report(out: &mut dyn Write, report: &Report, with_chains: bool) -> Result<()> {
+fn print_report(out: &mut dyn Write, report: &VmReport, with_chains: bool) -> Result<()> {
     let vm = &report.vm;
     let name = vm.name.as_deref().unwrap_or(NAME_UNKNOWN);
     let points = vm.points.unwrap_or(0);
@@ -172,6 +259,9 @@ fn print_point(out: &mut dyn Write, point: &PointReport, with_chains: bool) -> R
                 writeln!(out, "  {what} {}", escape(id))?;
             }
         }
+    }
+    if let Some(hardware) = &point.hardware {
+        print_hardware(out, hardware)?;
     }
     print_lines(out, "  ", &row.problems, &row.notes)?;
     for disk in &point.disk_reports {

@@ -9,22 +9,41 @@ use serde::Serialize;
 
 use super::inside::{Inside, look_inside};
 use super::ls::{DiskRow, PointRow, VmRow, disk_row, open_disk, point_row, vm_row};
+use super::unnamed::{NamelessVm, nameless_vms, note_unused};
 use crate::error::ErrorKind;
 use crate::image::merge_state::{
     MAX_MERGE_STATE_BYTES, MergeState, MergeStep, parent_of_merge_state,
 };
-use crate::image::{Disk, DiskContext, LinkReport};
+use crate::image::{BlockChecks, Disk, DiskContext, LinkReport};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
 use crate::repo::cache_index::CacheIndex;
 use crate::repo::catalogue::NamedVm;
+use crate::repo::hardware::Hardware;
 use crate::repo::{Catalogue, RestorePoint};
 use crate::store::{EntryKind, Store, StorePath, Validity};
 
-/// Everything about what was asked for.
+/// Everything about a repository.
+#[derive(Debug, Serialize)]
+pub(super) struct RepositoryReport {
+    pub repository: String,
+    pub damaged: bool,
+    pub vms: Vec<VmReport>,
+    /// VMs of which there are images and no metadata.
+    pub nameless: Vec<NamelessVm>,
+}
+
+/// Everything about what was asked for of a VM.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub repository: String,
+    #[serde(flatten)]
+    pub of_vm: VmReport,
+}
+
+/// A VM, and its restore points as far as they were asked for.
+#[derive(Debug, Serialize)]
+pub(super) struct VmReport {
     /// Whether anything is wrong anywhere below.
     pub damaged: bool,
     pub vm: VmRow,
@@ -39,6 +58,8 @@ pub(super) struct PointReport {
     #[serde(flatten)]
     pub row: PointRow,
     pub damaged: bool,
+    /// What it takes to build the VM by hand; told of a single point only.
+    pub hardware: Option<Hardware>,
     pub disk_reports: Vec<DiskReport>,
 }
 
@@ -57,6 +78,34 @@ pub(super) struct DiskReport {
     pub chain: Vec<LinkReport>,
 }
 
+/// Looks at all VMs of a repository.
+pub(super) fn inspect_all(
+    catalogue: &Catalogue,
+    context: &Arc<DiskContext>,
+) -> Result<RepositoryReport> {
+    let vms = catalogue.vms()?;
+    let reports = vms
+        .iter()
+        .map(|vm| match inspect(catalogue, context, vm, None, None) {
+            Ok(report) => report.of_vm,
+            // It cannot be listed, which its row says.
+            Err(_) => VmReport {
+                damaged: true,
+                vm: vm_row(vm),
+                notes: Vec::new(),
+                points: Vec::new(),
+            },
+        });
+    let vms: Vec<VmReport> = reports.collect();
+    let nameless = nameless_vms(catalogue)?;
+    Ok(RepositoryReport {
+        repository: catalogue.store().describe(),
+        damaged: !nameless.is_empty() || vms.iter().any(|vm| vm.damaged),
+        vms,
+        nameless,
+    })
+}
+
 /// Looks at the restore points named by `points` (all when empty), or one disk of theirs.
 pub(super) fn inspect(
     catalogue: &Catalogue,
@@ -66,6 +115,7 @@ pub(super) fn inspect(
     only_disk: Option<&str>,
 ) -> Result<Report> {
     let listing = vm.vm.listing()?;
+    let checks = BlockChecks::default();
     let mut points = Vec::new();
     for listed in &listing.points {
         if only_point.is_some_and(|name| name != listed.name) {
@@ -75,26 +125,48 @@ pub(super) fn inspect(
         let Some(point) = vm.vm.report_point(listed) else {
             continue;
         };
-        points.push(inspect_point(
-            context,
-            &point,
-            only_disk,
-            only_point.is_some(),
-        ));
+        let is_single = only_point.is_some();
+        let mut report = inspect_point(context, &checks, &point, only_disk, is_single);
+        if is_single && !point.unreadable {
+            match Hardware::read(&**catalogue.store(), &point.json_path) {
+                Ok(hardware) => report.hardware = Some(hardware),
+                Err(e) => (report.row.notes).push(format!("the VM's hardware is unknown: {e}")),
+            }
+        }
+        points.push(report);
     }
     let row = vm_row(vm);
     let damaged = !row.problems.is_empty() || points.iter().any(|p| p.damaged);
+    let mut notes = vm_notes(catalogue, vm);
+    if only_point.is_none() {
+        let disks = || points.iter().flat_map(|p| &p.disk_reports);
+        let links = disks().flat_map(|d| d.chain.iter().map(|link| link.path.as_str()));
+        let used = links.chain(disks().filter_map(|d| d.row.path.as_deref()));
+        // Whatever an unreadable point needs, its own images carry its name.
+        let unreadable = points.iter().filter(|p| p.row.mode.is_none());
+        let unreadable = unreadable.map(|p| p.row.name.as_str()).collect();
+        let store = &**catalogue.store();
+        notes.extend(note_unused(
+            store,
+            vm.vm.dir(),
+            &used.collect(),
+            &unreadable,
+        ));
+    }
     Ok(Report {
         repository: catalogue.store().describe(),
-        damaged,
-        notes: vm_notes(catalogue, vm),
-        vm: row,
-        points,
+        of_vm: VmReport {
+            damaged,
+            notes,
+            vm: row,
+            points,
+        },
     })
 }
 
 fn inspect_point(
     context: &Arc<DiskContext>,
+    checks: &BlockChecks,
     point: &RestorePoint,
     only_disk: Option<&str>,
     is_single: bool,
@@ -107,12 +179,9 @@ fn inspect_point(
     let threads = context.store().traits().parallelism;
     let disk_reports = parallel_map(&records, threads, |record| {
         let disk = open_disk(context, point, record);
-        let mut report = inspect_disk(
-            context.store(),
-            disk_row(record, &disk),
-            disk.ok(),
-            is_single && !record.suspend,
-        );
+        let row = disk_row(record, &disk);
+        let with_inside = is_single && !record.suspend;
+        let mut report = inspect_disk(context.store(), checks, row, disk.ok(), with_inside);
         let recorded = record.virtual_size.filter(|s| Some(*s) != report.row.size);
         if let (Some(recorded), Some(_)) = (recorded, report.row.format) {
             let note = format!("the VDI's record tells another size: {recorded} bytes");
@@ -120,10 +189,11 @@ fn inspect_point(
         }
         report
     });
-    let row = point_row(point);
-    let disks_damaged = disk_reports.iter().any(|d| !d.row.problems.is_empty());
+    let mut row = point_row(point);
+    row.restorable &= disk_reports.iter().all(|d| d.row.problems.is_empty());
     PointReport {
-        damaged: disks_damaged || !row.problems.is_empty(),
+        damaged: !row.restorable,
+        hardware: None,
         row,
         disk_reports,
     }
@@ -132,6 +202,7 @@ fn inspect_point(
 /// Completes a row with what an opened disk tells.
 pub(super) fn inspect_disk(
     store: &Arc<dyn Store>,
+    checks: &BlockChecks,
     mut row: DiskRow,
     disk: Option<Arc<Disk>>,
     with_inside: bool,
@@ -147,7 +218,7 @@ pub(super) fn inspect_disk(
             chain: Vec::new(),
         };
     };
-    let chain = disk.checked_links();
+    let chain = disk.checked_links(checks);
     row.problems = disk.problems(&chain);
     let allocated = disk.allocated_bytes().map_err(|e| {
         row.problems

@@ -1,5 +1,6 @@
 //! `brfs ls`: the catalogue without mounting.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +12,14 @@ use super::output::{Table, human_size, print_json, to_stdout};
 use super::select;
 use super::single::OpenSingle;
 use super::storage_args::StorageArgs;
+use super::unnamed::{NamelessVm, nameless_vms, print_nameless};
+use crate::error::{Error, ErrorKind};
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
 use crate::repo::{Catalogue, DiskRecord, Listing, RestorePoint, date};
+use crate::store::{Store, StorePath};
 
 /// Stands for a VM's name that cannot be told.
 pub(super) const NAME_UNKNOWN: &str = "(name unknown)";
@@ -25,8 +29,8 @@ const CACHE_BYTES: u64 = 8 << 20;
 
 /// List VMs, the restore points of a VM, or the disks of a restore point.
 ///
-/// Exit code: 0 when nothing is wrong with what was listed, 1 when something is (it is listed all
-/// the same), 2 when nothing could be listed.
+/// Exit code: 0 when nothing is wrong with what was listed, 1 when something is, or cannot be
+/// restored (it is listed all the same), 2 when nothing could be listed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The repository: a directory or a URL of Xen Orchestra's; or a single .vhd; `-` (or nothing)
@@ -143,19 +147,28 @@ fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bo
     let vms = catalogue.vms_and_points()?;
     let threads = catalogue.store().traits().parallelism;
     let rows = parallel_map(&vms, threads, |vm| vm_row_as(vm, true));
-    let damaged = rows.iter().any(|row| !row.problems.is_empty());
+    let nameless = nameless_vms(catalogue)?;
+    let damaged = rows.iter().any(|row| !row.problems.is_empty()) || !nameless.is_empty();
     if json {
         #[derive(Serialize)]
         struct Vms {
             repository: String,
             vms: Vec<VmRow>,
+            nameless: Vec<NamelessVm>,
         }
         let repository = catalogue.store().describe();
         let vms = rows;
-        print_json(out, &Vms { repository, vms })?;
-    } else if rows.is_empty() {
+        let listed = Vms {
+            repository,
+            vms,
+            nameless,
+        };
+        print_json(out, &listed)?;
+        return Ok(damaged);
+    }
+    if rows.is_empty() && nameless.is_empty() {
         writeln!(out, "No VM backups in this repository.")?;
-    } else {
+    } else if !rows.is_empty() {
         let mut table = Table::new(&["VM", "UUID", ">POINTS", "NEWEST", "PROBLEMS"]);
         for row in rows {
             table.row(vec![
@@ -170,6 +183,7 @@ fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bo
         }
         table.print(out)?;
     }
+    print_nameless(out, &nameless)?;
     Ok(damaged)
 }
 
@@ -188,6 +202,8 @@ pub(super) struct PointRow {
     pub size: Option<u64>,
     /// File names of the disks.
     pub disks: Vec<String>,
+    /// Whether all of it can be had, as far as was looked; else `problems` or `notes` tell why not.
+    pub restorable: bool,
     /// What is worth knowing but no damage.
     pub notes: Vec<String>,
     pub problems: Vec<String>,
@@ -202,6 +218,7 @@ pub(super) fn point_row(point: &RestorePoint) -> PointRow {
         schedule: point.schedule_id.clone(),
         size: point.size_bytes,
         disks: point.disks.iter().map(DiskRecord::file_name).collect(),
+        restorable: point.problems.is_empty() && point.note().is_none(),
         notes: point.note().map(str::to_owned).into_iter().collect(),
         problems: point.problems.clone(),
     }
@@ -209,8 +226,15 @@ pub(super) fn point_row(point: &RestorePoint) -> PointRow {
 
 fn list_points(vm: &NamedVm, json: bool, out: &mut dyn Write) -> Result<bool> {
     let points = vm.vm.points()?;
-    let rows: Vec<PointRow> = points.iter().map(|p| point_row(p)).collect();
-    let damaged = rows.iter().any(|row| !row.problems.is_empty());
+    let images = ImageListings::of(&**vm.vm.store(), &points);
+    let rows = points.iter().map(|point| {
+        let mut row = point_row(point);
+        row.problems.extend(images.problems_of(point));
+        row.restorable &= row.problems.is_empty();
+        row
+    });
+    let rows: Vec<PointRow> = rows.collect();
+    let damaged = rows.iter().any(|row| !row.restorable);
     if json {
         #[derive(Serialize)]
         struct Points {
@@ -251,6 +275,41 @@ fn list_points(vm: &NamedVm, json: bool, out: &mut dyn Write) -> Result<bool> {
     }
     table.print(out)?;
     Ok(damaged)
+}
+
+/// The directories in which the youngest images of restore points lie: one listing tells of many
+/// points whether their images are there at all.
+struct ImageListings(BTreeMap<StorePath, Result<HashSet<String>, Error>>);
+
+impl ImageListings {
+    fn of(store: &dyn Store, points: &[Arc<RestorePoint>]) -> Self {
+        let disks = points.iter().flat_map(|point| &point.disks);
+        let dirs = disks.filter_map(|disk| Some(disk.path.as_ref().ok()?.parent()));
+        let dirs: BTreeSet<StorePath> = dirs.collect();
+        let dirs: Vec<StorePath> = dirs.into_iter().collect();
+        let listed = parallel_map(&dirs, store.traits().parallelism, |dir| {
+            match store.list(dir) {
+                Ok(entries) => Ok(entries.into_iter().map(|e| e.name).collect()),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(HashSet::new()),
+                Err(e) => Err(e),
+            }
+        });
+        ImageListings(dirs.into_iter().zip(listed).collect())
+    }
+
+    /// What is wrong with the places of a point's images.
+    fn problems_of(&self, point: &RestorePoint) -> Vec<String> {
+        let told = point.disks.iter().filter_map(|disk| {
+            let path = disk.path.as_ref().ok()?;
+            let problem = match self.0.get(&path.parent())? {
+                Ok(names) if names.contains(path.file_name()) => return None,
+                Ok(_) => format!("its image {path} is missing"),
+                Err(e) => format!("its image cannot be looked for: {e}"),
+            };
+            Some(format!("disk {:?}: {problem}", disk.name))
+        });
+        told.collect()
+    }
 }
 
 /// A disk in JSON.
@@ -374,7 +433,9 @@ fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Resu
     let rows = parallel_map(&point.disks, threads, |record| {
         disk_row(record, &open_disk(&context, &point, record))
     });
-    let damaged = !point.problems.is_empty() || rows.iter().any(|row| !row.problems.is_empty());
+    let mut shown = point_row(&point);
+    shown.restorable &= rows.iter().all(|row| row.problems.is_empty());
+    let damaged = !shown.restorable;
     if json {
         #[derive(Serialize)]
         struct Disks {
@@ -384,7 +445,7 @@ fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Resu
         }
         let disks = Disks {
             vm: vm_row(vm),
-            point: point_row(&point),
+            point: shown,
             disks: rows,
         };
         print_json(out, &disks)?;

@@ -22,6 +22,7 @@ mod size;
 mod stats;
 pub mod storage_args;
 mod umount;
+mod unnamed;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -7,9 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bitmap;
+use super::damage::KnownDamage;
 use super::link::{Merge, current_merges};
 use super::open::{Found, Image};
 use super::tables;
+use super::vhd::Uuid;
 use super::vhd_dir::{Examined, Fetched, InPlace};
 use super::vhd_file::Stability;
 use super::watch::Watch;
@@ -74,6 +76,7 @@ pub(super) struct Chain {
 pub(super) struct ChainIo<'a> {
     pub store: &'a dyn Store,
     pub meta: &'a MetaCache,
+    pub damage: &'a KnownDamage,
 }
 
 /// Who gets blocks: a cache, possibly a reader's own window in front of it.
@@ -334,14 +337,16 @@ impl Chain {
     /// # Errors
     /// `NotFound` when it is not where it should be, `Changed` when the youngest image no longer
     /// belongs to its restore point.
-    pub(super) fn load_block(&self, store: &dyn Store, link: usize, block: u64) -> Result<Block> {
+    pub(super) fn load_block(&self, io: &ChainIo<'_>, link: usize, block: u64) -> Result<Block> {
         let image = self.links[link].image();
         let fetched = match image.fetch(block, true) {
-            Err(e) if e.kind() == ErrorKind::NotFound => self.fetch_moved(store, link, block, e)?,
-            other => other?,
+            Err(e) if e.kind() == ErrorKind::NotFound => self.fetch_moved(io.store, link, block, e),
+            other => other,
         };
+        io.damage.note(image, block, self.top_uuid(), &fetched);
+        let fetched = fetched?;
         if link == 0 {
-            self.watch.check_for(store, fetched.modified)?;
+            self.watch.check_for(io.store, fetched.modified)?;
         }
         Ok(fetched.block)
     }
@@ -350,7 +355,11 @@ impl Chain {
     ///
     /// # Errors
     /// What kept the state of a merge from being fetched.
-    fn merge_target(&self, store: &dyn Store, link: usize) -> Result<Option<&ChainLink>> {
+    pub(super) fn merge_target(
+        &self,
+        store: &dyn Store,
+        link: usize,
+    ) -> Result<Option<&ChainLink>> {
         let child = &self.links[link].found.path;
         let below = &self.links[link + 1..];
         let is_target = |merge: &Merge, at: usize| {
@@ -387,12 +396,12 @@ impl Chain {
     }
 
     /// A look at some of the blocks of the image at `link`, for people.
-    pub(super) fn examine(&self, store: &dyn Store, link: usize) -> Examined {
+    pub(super) fn examine(&self, io: &ChainIo<'_>, link: usize) -> Examined {
         let younger = self.links[..link].iter();
         let filters: Vec<&str> = younger.map(|l| l.image().compression()).collect();
-        let mut examined = self.links[link].image().examine(store, &filters);
+        let mut examined = self.links[link].image().examine(io.store, &filters);
         if let Some(last) = examined.missing_last
-            && let Err(e) = self.load_block(store, link, last)
+            && let Err(e) = self.load_block(io, link, last)
         {
             let problem = format!("its last block cannot be read: {e}");
             examined.problems.push(problem);
@@ -558,26 +567,51 @@ impl Chain {
         absent: &mut Vec<Range<usize>>,
     ) -> Result<()> {
         let image = self.links[link].image();
-        match image.read_in_place(block, within.clone(), buf, absent) {
-            // Also when the chain was linked anew, to a file that a merge has left alone since.
-            Ok(InPlace::Read(Stability::Settled)) if link == 0 => self.watch.check_once(io.store),
-            Ok(InPlace::Read(Stability::Settled)) => Ok(()),
-            Ok(InPlace::Read(Stability::Unsettled)) if link == 0 => self.watch.check(io.store),
-            Ok(InPlace::Read(Stability::Unsettled)) => Ok(()),
+        let read = match image.read_in_place(block, within.clone(), buf, absent) {
             // A merge has moved it here under another filter.
             Ok(InPlace::Encoded) => {
                 absent.clear();
                 let loaded = blocks.load(self, link, block)?;
-                image.copy_present(&loaded, within, buf, absent)
+                return image.copy_present(&loaded, within, buf, absent);
             }
+            Ok(InPlace::Read(stability)) => Ok(Some(stability)),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 // Moved by a merge: rare, so the block is simply read whole.
                 absent.clear();
-                let moved = self.fetch_moved(io.store, link, block, e)?;
-                image.copy_present(&moved.block, within, buf, absent)
+                let moved = self.fetch_moved(io.store, link, block, e);
+                moved
+                    .and_then(|moved| image.copy_present(&moved.block, within, buf, absent))
+                    .map(|()| None)
             }
             Err(e) => Err(e),
+        };
+        io.damage.note(image, block, self.top_uuid(), &read);
+        match read? {
+            // Also when the chain was linked anew, to a file that a merge has left alone since.
+            Some(Stability::Settled) if link == 0 => self.watch.check_once(io.store),
+            Some(Stability::Unsettled) if link == 0 => self.watch.check(io.store),
+            _ => Ok(()),
         }
+    }
+
+    /// The uuid of the youngest image: what tells the disk from others with the same ancestors.
+    fn top_uuid(&self) -> Uuid {
+        self.links[0].image().uuid()
+    }
+
+    /// What reads have found to be damaged of the image at `link`, as far as it concerns this disk.
+    pub(super) fn known_damage(&self, io: &ChainIo<'_>, link: usize) -> Option<String> {
+        let image = self.links[link].image();
+        let shift = image.block_size().trailing_zeros() - self.unit_log2;
+        let is_needed = |block: u64| {
+            let first = block << shift;
+            let end = (first + (1 << shift)).min(self.units());
+            // What cannot be told may be needed.
+            (first..end).any(
+                |unit| !matches!(self.owner(io, unit), Ok(owner) if owner != Owner::Link(link)),
+            )
+        };
+        io.damage.of_image(image, self.top_uuid(), is_needed)
     }
 
     /// The key under which a decoded block of the image at `link` is cached.

@@ -5,8 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::chain::{BlockSource, Chain, ChainIo, Owner, Source};
+use super::damage::KnownDamage;
 use super::link;
 use super::open::Registry;
+use super::presence::BlockChecks;
 use super::reader::{DiskReader, Readers};
 use super::report::LinkReport;
 use crate::cache::{AheadPool, Block, BlockCache, BlockCacheStats, Gate, MetaCache, Touch};
@@ -23,6 +25,7 @@ pub struct DiskContext {
     registry: Registry,
     meta: Arc<MetaCache>,
     blocks: Arc<BlockCache>,
+    damage: KnownDamage,
     pub(super) ahead: Arc<AheadPool>,
     pub(super) readers: Readers,
     /// Bounds how many blocks are fetched and decoded at once, and so the memory they take.
@@ -70,6 +73,7 @@ impl DiskContext {
             store,
             meta,
             blocks: Arc::new(BlockCache::new(cache_bytes - ahead_bytes)),
+            damage: KnownDamage::default(),
             ahead: AheadPool::new(threads, ahead_bytes),
             readers: Readers::default(),
             loading: Gate::new(threads + 2),
@@ -112,6 +116,7 @@ impl DiskContext {
         ChainIo {
             store: self.store.as_ref(),
             meta: &self.meta,
+            damage: &self.damage,
         }
     }
 
@@ -148,7 +153,7 @@ impl DiskContext {
         self.blocks
             .get_or_load(chain.block_key(link, block), touch, || {
                 let _pass = self.loading.enter();
-                chain.load_block(self.store.as_ref(), link, block)
+                chain.load_block(&self.io(), link, block)
             })
     }
 }
@@ -175,9 +180,15 @@ impl Disk {
         }
     }
 
-    /// The images of the chain, youngest first.
+    /// The images of the chain, youngest first, with what reads have found to be damaged.
     pub fn links(&self) -> Vec<LinkReport> {
-        LinkReport::of_chain(&self.chain())
+        let chain = self.chain();
+        let io = self.context.io();
+        let mut reports = LinkReport::of_chain(&chain);
+        for (index, report) in reports.iter_mut().enumerate() {
+            report.problems.extend(chain.known_damage(&io, index));
+        }
+        reports
     }
 
     /// Images in the chain.
@@ -185,31 +196,37 @@ impl Disk {
         self.chain().links.len()
     }
 
-    /// The same as [`Self::links`], with what only reading the tables tells: blocks that lie over
-    /// each other, tables that cannot be read; and what a look at some blocks does.
-    pub fn checked_links(&self) -> Vec<LinkReport> {
-        let chain = self.chain();
-        chain.prepare_tables(&self.context.io());
-        let reports = LinkReport::of_chain(&chain).into_iter();
+    /// The same as [`Self::links`], with what only reading the tables, listing the blocks and a look at
+    /// some of them tells: tables that cannot be read or lead out of the file, blocks that lie over each
+    /// other, are not there, or are stored in an odd way.
+    pub fn checked_links(&self, checks: &BlockChecks) -> Vec<LinkReport> {
+        let io = self.context.io();
+        let mut chain = self.chain();
+        chain.prepare_tables(&io);
+        let (mut blocks, any_missing) = checks.of_chain(&io, &chain);
+        if any_missing {
+            // A merge may have begun, or ended, since the chain was linked.
+            checks.forget_missing();
+            chain = self.relink(&chain).unwrap_or(chain);
+            (blocks, _) = checks.of_chain(&io, &chain);
+        }
+        let mut reports = LinkReport::of_chain(&chain);
         let numbered = chain.links.iter().enumerate();
-        let checked = numbered.zip(reports).map(|((index, link), mut report)| {
-            let table = link.image().load_table();
-            match table.and_then(|()| link.image().overlapping_blocks()) {
-                Ok(None) => {
-                    let examined = chain.examine(self.context.store.as_ref(), index);
-                    report.problems.extend(examined.problems);
-                    report.notes.extend(examined.notes);
+        for (((index, link), report), blocks) in numbered.zip(&mut reports).zip(blocks) {
+            match link.image().check_table() {
+                Ok(problems) => report.problems.extend(problems),
+                Err(e) => {
+                    let problem = format!("its block table cannot be read: {e}");
+                    report.problems.push(problem);
+                    continue;
                 }
-                Ok(Some((a, b))) => report.problems.push(format!(
-                    "blocks {a} and {b} lie over each other in the file"
-                )),
-                Err(e) => report
-                    .problems
-                    .push(format!("its block table cannot be read: {e}")),
             }
-            report
-        });
-        checked.collect()
+            let examined = chain.examine(&io, index);
+            report.problems.extend(examined.problems);
+            report.notes.extend(examined.notes);
+            report.problems.extend(blocks);
+        }
+        reports
     }
 
     /// Why part of the disk cannot be read although its youngest image is sound, or `None`.

@@ -10,7 +10,7 @@ use super::bitmap;
 use super::parent_name;
 use super::recognise::ALIAS_SUFFIX;
 use super::vhd::{DiskType, Footer, Header, Uuid};
-use super::vhd_dir::{Examined, Fetched, InPlace, VhdDir};
+use super::vhd_dir::{Examined, Fetched, Flaws, InPlace, VhdDir};
 use super::vhd_file::{Opened, Stability, VhdFile};
 use crate::cache::{Block, MetaCache};
 use crate::error::{Error, ErrorKind, Result};
@@ -283,11 +283,31 @@ impl Image {
         }
     }
 
-    /// Two blocks of a VHD file that lie over each other, if any. Reads the whole table.
-    pub(super) fn overlapping_blocks(&self) -> Result<Option<(u64, u64)>> {
+    /// What is wrong with the block table, one sentence each. Reads all of it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or makes no sense at all.
+    pub(super) fn check_table(&self) -> Result<Vec<String>> {
         match &self.body {
-            Body::File(f) => f.overlapping_blocks(),
-            Body::Dir(_) => Ok(None),
+            Body::File(f) => f.check_table(),
+            Body::Dir(d) => d.load_table().map(|()| Vec::new()),
+        }
+    }
+
+    /// What listing the blocks tells of those that the table announces: see `VhdDir::list_flaws`.
+    pub(super) fn list_flaws(&self) -> Result<Flaws> {
+        match &self.body {
+            // Blocks are places in the file, which `check_table` looks at.
+            Body::File(_) => Ok(Flaws::default()),
+            Body::Dir(d) => d.list_flaws(),
+        }
+    }
+
+    /// Those of these blocks for which there is no file.
+    pub(super) fn absent_blocks(&self, blocks: &[u64]) -> Result<Vec<u64>> {
+        match &self.body {
+            Body::File(_) => Ok(blocks.to_vec()),
+            Body::Dir(d) => d.absent_blocks(blocks),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod block;
 mod examine;
+mod listing;
 mod parts;
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 
 pub(super) use self::block::{Fetched, InPlace};
 pub(super) use self::examine::Examined;
+pub(super) use self::listing::Flaws;
 use self::parts::{Parts, read_kept_parts, read_parts};
 use super::bitmap;
 use super::parent_name::MAX_LOCATOR_BYTES;

@@ -527,14 +527,17 @@ impl VhdFile {
         *self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Two blocks that lie over each other, if there are any: reads the whole table.
+    /// What is wrong with the table, one sentence each: entries that lead out of the file or into its
+    /// tables, two blocks that lie over each other. Reads all of it.
     ///
     /// # Errors
     /// `Corrupt` when the table announces more blocks than the file has room for.
-    pub(super) fn overlapping_blocks(&self) -> Result<Option<(u64, u64)>> {
+    pub(super) fn check_table(&self) -> Result<Vec<String>> {
         let Some(table) = &self.layout.table else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
+        let mut problems = Vec::new();
+        let mut astray = 0u64;
         let state = self.snapshot();
         let block_bytes = u64::from(table.bitmap_bytes) + u64::from(self.layout.block_size);
         let room = (state.len_bytes / block_bytes + 1).min(MAX_COMPARED_BLOCKS);
@@ -551,12 +554,27 @@ impl VhdFile {
                 .with_object(&self.path));
             }
             places.push((entry, block as u32));
+            if let Err(e) = self.check_entry(table, entry, block, state) {
+                if astray == 0 {
+                    problems.push(e.message().to_owned());
+                }
+                astray += 1;
+            }
+        }
+        if astray > 1 {
+            problems.push(format!("{astray} entries of the table lead astray in all"));
         }
         places.sort_unstable();
         let sectors = block_bytes / SECTOR_BYTES;
-        Ok(places
+        let overlapping = places
             .windows(2)
-            .find(|pair| u64::from(pair[1].0 - pair[0].0) < sectors)
-            .map(|pair| (u64::from(pair[0].1), u64::from(pair[1].1))))
+            .find(|pair| u64::from(pair[1].0 - pair[0].0) < sectors);
+        if let Some(pair) = overlapping {
+            problems.push(format!(
+                "blocks {} and {} lie over each other in the file",
+                pair[0].1, pair[1].1
+            ));
+        }
+        Ok(problems)
     }
 }

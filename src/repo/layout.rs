@@ -10,6 +10,8 @@ pub const VM_BACKUPS: &str = "xo-vm-backups";
 pub const ENCRYPTION_FILE: &str = "encryption.json";
 /// The file, sealed like all others, that is there to prove the key.
 pub const METADATA_FILE: &str = "metadata.json";
+/// The directory of a VM's disk images.
+pub const VDIS: &str = "vdis";
 /// The per-VM hint with the metadata of all restore points.
 pub const CACHE_FILE: &str = "cache.json.gz";
 /// What else tells a directory from an arbitrary one, besides [`VM_BACKUPS`].

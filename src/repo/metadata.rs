@@ -399,7 +399,7 @@ fn resolve(vm_dir: &StorePath, path: &str) -> Result<StorePath, String> {
     }
 }
 
-fn text(value: &Value, key: &str) -> Option<String> {
+pub(super) fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key)?.as_str().map(str::to_owned)
 }
 
@@ -413,7 +413,7 @@ fn label(record: &Value) -> Option<String> {
 }
 
 /// A non-negative number, also when it is written as a float or as a text.
-fn number(value: &Value, key: &str) -> Option<u64> {
+pub(super) fn number(value: &Value, key: &str) -> Option<u64> {
     match value.get(key)? {
         Value::Number(n) => n.as_u64().or_else(|| {
             let float = n.as_f64()?;

@@ -10,6 +10,8 @@
 pub mod cache_index;
 pub mod catalogue;
 pub mod date;
+pub mod hardware;
+pub mod images;
 mod json;
 pub mod layout;
 pub mod metadata;

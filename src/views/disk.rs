@@ -2,21 +2,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::ViewContext;
 use super::nodes::{Xattrs, is_ours, point_identity};
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Disk, DiskReader};
-use crate::io::{Chunk, Extent, ReadAt};
+use crate::image::Disk;
+use crate::io::ReadAt;
 use crate::repo::{DiskRecord, RestorePoint};
 use crate::store::{Meta, StorePath};
 use crate::tree::{Attr, Base, File, Identity};
-
-/// Errors logged per open file: a copy tool that goes on after errors meets thousands.
-const LOGGED_ERRORS: usize = 8;
 
 /// On remote storage, a look at the restore point as old as this is as good as one now: the kernel
 /// keeps names for as long.
@@ -199,55 +195,11 @@ impl File for DiskFile {
     }
 }
 
-/// Opens a disk for one reader; what goes wrong, now and later, is logged under `name`.
+/// Opens a disk for one reader. Errors are logged by whoever answers the request (`fuse::faults`).
 pub(super) fn open_disk(disk: Result<Arc<Disk>>, name: String) -> Result<Arc<dyn ReadAt>> {
-    let disk = disk.inspect_err(|e| tracing::error!("cannot open disk {name}: {e}"))?;
+    let disk = disk?;
     if let Some(e) = disk.broken() {
         tracing::error!("disk {name} is readable in part only: {e}");
     }
-    let reader = disk.reader();
-    Ok(Arc::new(OpenDisk {
-        disk,
-        reader,
-        name,
-        errors: AtomicUsize::new(0),
-    }))
-}
-
-struct OpenDisk {
-    disk: Arc<Disk>,
-    reader: DiskReader,
-    name: String,
-    errors: AtomicUsize,
-}
-
-impl OpenDisk {
-    fn log(&self, e: &Error) {
-        let logged = self.errors.fetch_add(1, Ordering::Relaxed);
-        if logged < LOGGED_ERRORS {
-            tracing::error!("reading disk {}: {e}", self.name);
-        } else if logged == LOGGED_ERRORS {
-            tracing::error!("reading disk {}: further errors are not logged", self.name);
-        }
-    }
-}
-
-impl ReadAt for OpenDisk {
-    fn len_bytes(&self) -> u64 {
-        self.reader.len_bytes()
-    }
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        let result = self.reader.read_exact_at(buf, offset);
-        result.inspect_err(|e| self.log(e))
-    }
-    fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
-        let result = self.reader.read_chunk_at(buf, offset);
-        result.inspect_err(|e| self.log(e))
-    }
-    fn is_non_blocking(&self, offset: u64, len: usize) -> bool {
-        self.reader.is_non_blocking(offset, len)
-    }
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        self.disk.extent_at(offset).inspect_err(|e| self.log(e))
-    }
+    Ok(Arc::new(disk.reader()))
 }

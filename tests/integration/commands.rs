@@ -3,21 +3,26 @@
 use std::fs;
 use std::path::Path;
 
+use crate::support::chain::Storage;
 use crate::support::dates::SERIES_START_S;
 use crate::support::repo::Vm;
 use crate::support::rng::Rng;
-use crate::support::web::{WEB, web};
+use crate::support::web::{WEB, chain, web};
 use brfs::cli::{info, ls};
 use serde_json::{Value, json};
 
-fn run_ls(repository: &Path, vm: Option<&str>, point: Option<&str>) -> (bool, Value) {
-    let args = ls::Args {
+fn ls_args(repository: &Path, vm: Option<&str>, point: Option<&str>) -> ls::Args {
+    ls::Args {
         repository: Some(repository.to_str().unwrap().to_owned()),
         vm: vm.map(str::to_owned),
         point: point.map(str::to_owned),
         json: true,
         storage: Default::default(),
-    };
+    }
+}
+
+fn run_ls(repository: &Path, vm: Option<&str>, point: Option<&str>) -> (bool, Value) {
+    let args = ls_args(repository, vm, point);
     let mut out = Vec::new();
     let damaged = ls::list(&args, &mut out).unwrap();
     (damaged, serde_json::from_slice(&out).unwrap())
@@ -87,8 +92,6 @@ fn what_is_not_there_is_answered_with_candidates() {
         let e = info::info(&info_args(dir.path(), &wanted, false), &mut Vec::new()).unwrap_err();
         assert!(format!("{e:#}").contains(candidate), "{e:#}");
     }
-    let e = info::info(&info_args(dir.path(), &[], false), &mut Vec::new()).unwrap_err();
-    assert!(format!("{e:#}").contains("which VM"), "{e:#}");
     let e = info::info(
         &info_args(Path::new("/nonexistent"), &[], false),
         &mut Vec::new(),
@@ -243,6 +246,143 @@ fn a_trailing_footer_that_a_merge_overwrote_is_no_damage() {
     assert!(!damaged, "{report:#}");
     let told = chain_end(&report)["notes"].to_string();
     assert!(told.contains("trailing footer"), "{told}");
+}
+
+#[test]
+fn info_of_a_repository_tells_all_its_vms() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(22);
+    web(&mut rng).write(dir.path());
+    let mut other = Vm::new(&mut rng, "db");
+    let disk = chain(&mut rng, 2, Storage::File);
+    other.disk(&mut rng, "root", disk);
+    let other = other.write(dir.path());
+    let (damaged, report) = run_info(dir.path(), &[]);
+    assert!(!damaged, "{report:#}");
+    let vms = report["vms"].as_array().unwrap();
+    let names: Vec<&Value> = vms.iter().map(|vm| &vm["vm"]["name"]).collect();
+    assert_eq!(names, ["db", "web-01 \"α\" / prod"]);
+    assert_eq!(vms[0]["points"].as_array().unwrap().len(), 2);
+    assert_eq!(vms[1]["points"][2]["disk_reports"][0]["name"], "xvda.raw");
+    assert_eq!(report["nameless"], json!([]));
+
+    fs::write(other.chains[0].youngest(), "x").unwrap();
+    let (damaged, report) = run_info(dir.path(), &[]);
+    assert!(damaged);
+    let states: Vec<bool> = ["0", "1"]
+        .map(|at| report.pointer(&format!("/vms/{at}/damaged")) == Some(&json!(true)))
+        .into();
+    assert_eq!(states, [true, false]);
+}
+
+#[test]
+fn images_that_no_restore_point_names_are_told_with_the_way_to_mount_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(23);
+    let vm = web(&mut rng);
+    let written = vm.write(dir.path());
+    let relative = |path: &Path| {
+        path.strip_prefix(dir.path())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    // One point's metadata is lost: nothing is damaged, and its images are told.
+    fs::remove_file(&written.points[2].json_path).unwrap();
+    let (damaged, report) = run_info(dir.path(), &["3f2a"]);
+    assert!(!damaged, "{report:#}");
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("images that no restore point needs: 2"),
+        "{notes}"
+    );
+    assert!(
+        notes.contains(&relative(written.chains[1].youngest())),
+        "{notes}"
+    );
+
+    // All of it is lost.
+    for point in &written.points[..2] {
+        fs::remove_file(&point.json_path).unwrap();
+    }
+    for (damaged, report) in [run_ls(dir.path(), None, None), run_info(dir.path(), &[])] {
+        assert!(damaged);
+        assert_eq!(report["vms"], json!([]));
+        let nameless = &report["nameless"][0];
+        assert_eq!(nameless["uuid"], vm.uuid);
+        let images: Vec<&str> = nameless["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i.as_str().unwrap())
+            .collect();
+        assert_eq!(images.len(), 7, "{images:?}");
+        for chain in &written.chains {
+            for layer in &chain.layers {
+                assert!(
+                    images.contains(&relative(&layer.head).as_str()),
+                    "{images:?}"
+                );
+            }
+        }
+    }
+    let mut text = Vec::new();
+    let args = ls::Args {
+        json: false,
+        ..ls_args(dir.path(), None, None)
+    };
+    assert!(ls::list(&args, &mut text).unwrap());
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains("brfs mount REPOSITORY/IMAGE MOUNTPOINT"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&vm.uuid) && !text.contains("No VM backups"),
+        "{text}"
+    );
+    // What is said there is true.
+    let image = written.chains[1].youngest();
+    let (damaged, report) = run_info(image, &[]);
+    assert!(!damaged, "{report:#}");
+    assert_eq!(report["disk"]["chain_length"], 3);
+}
+
+#[test]
+fn info_of_a_restore_point_tells_what_it_takes_to_build_the_vm_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(24);
+    let mut vm = web(&mut rng);
+    vm.tweak(|_, metadata| {
+        metadata["vm"]["VCPUs_max"] = json!(8);
+        metadata["vifs"] = json!({"OpaqueRef:1": {"device": "1", "MAC": "02:00:00:aa:bb:cc", "MTU": 1500,
+            "$network$name_label": "DMZ\u{1b}[2J", "$network$uuid": "n", "$network$VLAN": -1}});
+    });
+    vm.write(dir.path());
+    let (_, report) = run_info(dir.path(), &["3f2a", "latest"]);
+    let hardware = &report["points"][0]["hardware"];
+    assert_eq!(hardware["memory"], 2_147_483_648u64);
+    assert_eq!(
+        (&hardware["vcpus"], &hardware["vcpus_max"]),
+        (&json!(2), &json!(8))
+    );
+    assert_eq!(hardware["firmware"], "uefi");
+    assert_eq!(hardware["network_cards"][0]["mac"], "02:00:00:aa:bb:cc");
+    assert_eq!(hardware["network_cards"][0]["vlan"], Value::Null);
+    let mut text = Vec::new();
+    info::info(
+        &info_args(dir.path(), &["3f2a", "latest"], false),
+        &mut text,
+    )
+    .unwrap();
+    let text = String::from_utf8(text).unwrap();
+    for line in [
+        "  hardware: 2 vCPUs (at most 8), 2.0 GiB memory, HVM, firmware UEFI, boot order cdn\n",
+        "  network card 1: MAC 02:00:00:aa:bb:cc, network \"DMZ\\u{1b}[2J\", MTU 1500\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn path_of(root: &Path, head: &Path) -> StorePath {
 fn exercise(disk: &Arc<Disk>) {
     let size = disk.len_bytes();
     let _ = disk.allocated_bytes();
-    let _ = disk.checked_links();
+    let _ = disk.checked_links(&Default::default());
     let reader = disk.reader();
     for offset in [0, 511, 4096, size / 2, size.saturating_sub(1), size] {
         let _ = read_some(&reader, offset, 70_000);

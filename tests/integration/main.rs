@@ -32,6 +32,7 @@ mod guestfs_walk;
 mod handshake;
 mod kernel_volumes;
 mod key_sources;
+mod known_damage;
 mod md_arrays;
 mod mount_tools;
 mod odd_blocks;

@@ -86,7 +86,7 @@ fn a_last_block_may_end_where_the_disk_ends() {
                 for (layer, stored) in written.layers.iter().enumerate() {
                     let disk = open(store.clone(), dir.path(), &stored.head);
                     compare(&disk, &chain, layer, &mut Rng::new(1), 30);
-                    let links = disk.checked_links();
+                    let links = disk.checked_links(&Default::default());
                     assert_eq!(disk.problems(&links), [""; 0], "{storage:?} {sizes:?}");
                 }
             }
@@ -138,7 +138,7 @@ fn a_last_block_that_ends_before_the_disk_is_an_error_and_is_told() {
                     disk.read_exact_at(&mut buf, 0).unwrap();
                     assert!(buf[..] == chain.read(0, 0, 512), "{what}");
                     if storage != Storage::File {
-                        let problems = disk.problems(&disk.checked_links());
+                        let problems = disk.problems(&disk.checked_links(&Default::default()));
                         assert!(
                             problems.iter().any(|p| p.contains("last block")),
                             "{what}: {problems:?}"
@@ -222,7 +222,7 @@ fn short_last_blocks_read_right_in_every_state_of_a_merge() {
                         let disk = open(store.clone(), dir.path(), head);
                         assert!(disk.broken().is_none(), "{what}");
                         compare(&disk, &chain, layer, &mut Rng::new(2), 20);
-                        let problems = disk.problems(&disk.checked_links());
+                        let problems = disk.problems(&disk.checked_links(&Default::default()));
                         let odd = |p: &String| !p.contains("its header counts");
                         assert!(!problems.iter().any(odd), "{what}: {problems:?}");
                     }
@@ -256,7 +256,7 @@ fn blocks_under_another_filter_read_right_in_every_state_of_a_merge() {
                     let disk = open(store, dir.path(), &heads[4]);
                     compare(&disk, &chain, 4, rng, 10);
                     // The target says so, from when its table announces what was moved into it.
-                    let links = disk.checked_links();
+                    let links = disk.checked_links(&Default::default());
                     let told = links.iter().any(|l| {
                         let mut notes = l.notes.iter();
                         notes.any(|n| n.contains("chunk-filters.json"))

@@ -126,7 +126,7 @@ fn parents_are_found_by_the_names_that_windows_and_the_mac_give_them() {
             let disk = open(store, case.child).unwrap();
             assert!(disk.broken().is_none(), "{number}: {:?}", disk.broken());
             compare(&disk, &chain, 1, &mut Rng::new(1), 10);
-            let links = disk.checked_links();
+            let links = disk.checked_links(&Default::default());
             assert_eq!(disk.problems(&links), [""; 0]);
             assert_eq!(links[1].path, case.parent, "{number}");
             assert!(links[1].notes[0].starts_with("found "), "{links:?}");
@@ -242,7 +242,10 @@ fn footers_of_511_bytes_are_read() {
     for store in stores(dir.path()) {
         let disk = open(store, "old.vhd").unwrap();
         compare(&disk, &chain, 0, rng, 20);
-        assert_eq!(disk.problems(&disk.checked_links()), [""; 0]);
+        assert_eq!(
+            disk.problems(&disk.checked_links(&Default::default())),
+            [""; 0]
+        );
     }
     // One that says more than there is.
     footer.current_size += 512;
@@ -271,7 +274,10 @@ fn footers_of_511_bytes_are_read() {
     for store in stores(dir.path()) {
         let disk = open(store, child.to_str().unwrap()).unwrap();
         compare(&disk, &chain, 1, rng, 20);
-        assert_eq!(disk.problems(&disk.checked_links()), [""; 0]);
+        assert_eq!(
+            disk.problems(&disk.checked_links(&Default::default())),
+            [""; 0]
+        );
     }
 }
 

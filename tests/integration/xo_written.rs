@@ -338,7 +338,7 @@ fn check_commands(set: &Set) {
         assert_eq!(vms["vms"][0]["newest"], DATES[3]);
 
         let (code, points) = brfs_json(&["ls", "--json", root, "web-01"]);
-        assert_eq!(code, 0);
+        assert_eq!(code, status, "{points:#}");
         let (code, report) = brfs_json(&["info", "--json", root, VM]);
         assert_eq!(code, status, "{report:#}");
         assert_eq!(report["damaged"], status == 1);
@@ -349,6 +349,7 @@ fn check_commands(set: &Set) {
             let listed = &points["points"][row];
             let told = &report["points"][row];
             for of in [listed, told] {
+                assert_eq!(of["restorable"], status == 0);
                 assert_eq!(of["name"], DATES[point]);
                 assert_eq!(of["mode"], "delta");
                 assert_eq!(
