@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::inside::Inside;
 use super::inspect::{DiskReport, PointReport, VmReport, inspect, inspect_all, inspect_disk};
 use super::ls::NAME_UNKNOWN;
-use super::output::{escape, human_size, print_json, to_stdout};
+use super::output::{escape, human_size, print_json, show_name, to_stdout};
 use super::select;
 use super::storage_args::StorageArgs;
 use super::unnamed::print_nameless;
@@ -210,14 +210,20 @@ fn bare_info(args: &Args, out: &mut dyn Write) -> Result<bool> {
 
 fn print_report(out: &mut dyn Write, report: &VmReport, with_chains: bool) -> Result<()> {
     let vm = &report.vm;
-    let name = vm.name.as_deref().unwrap_or(NAME_UNKNOWN);
+    let name = match &vm.name {
+        Some(name) => show_name(name),
+        None => NAME_UNKNOWN.to_owned(),
+    };
     let points = vm.points.unwrap_or(0);
     writeln!(
         out,
         "{}  {}  {points} restore points",
-        escape(name),
+        escape(&name),
         escape(&vm.uuid)
     )?;
+    if let Some(note) = vm.note_of_folder() {
+        writeln!(out, "  {}", escape(&note))?;
+    }
     print_lines(out, "  ", &vm.problems, &report.notes)?;
     for point in &report.points {
         print_point(out, point, with_chains)?;

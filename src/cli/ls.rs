@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::output::{Table, human_size, print_json, to_stdout};
+use super::output::{Table, escape, human_size, print_json, show_name, to_stdout};
 use super::select;
 use super::single::OpenSingle;
 use super::storage_args::StorageArgs;
@@ -97,6 +97,23 @@ pub(super) struct VmRow {
     pub problems: Vec<String>,
 }
 
+impl VmRow {
+    /// The VM's own name, or its folder's where it has none.
+    pub(super) fn shown_name(&self) -> String {
+        let name = self.name.as_deref().map(show_name);
+        name.or_else(|| self.folder.clone())
+            .unwrap_or_else(|| NAME_UNKNOWN.to_owned())
+    }
+
+    /// Says what its folder is called where that is not the name with digits of the uuid.
+    pub(super) fn note_of_folder(&self) -> Option<String> {
+        let (name, folder) = (self.name.as_ref()?, self.folder.as_ref()?);
+        let is_plain = (folder.strip_prefix(name.as_str()))
+            .is_some_and(|rest| rest.starts_with(" (") && rest.ends_with(')'));
+        (!is_plain).then(|| format!("{} is vms/{folder} in a mount", show_name(name)))
+    }
+}
+
 pub(super) fn vm_row(vm: &NamedVm) -> VmRow {
     vm_row_as(vm, false)
 }
@@ -170,11 +187,10 @@ fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bo
         writeln!(out, "No VM backups in this repository.")?;
     } else if !rows.is_empty() {
         let mut table = Table::new(&["VM", "UUID", ">POINTS", "NEWEST", "PROBLEMS"]);
+        let renamed: Vec<String> = rows.iter().filter_map(VmRow::note_of_folder).collect();
         for row in rows {
             table.row(vec![
-                row.name
-                    .or(row.folder)
-                    .unwrap_or_else(|| NAME_UNKNOWN.to_owned()),
+                row.shown_name(),
                 row.uuid,
                 row.points.map_or("?".into(), |p| p.to_string()),
                 row.newest.unwrap_or_default(),
@@ -182,6 +198,9 @@ fn list_vms(catalogue: &Catalogue, json: bool, out: &mut dyn Write) -> Result<bo
             ]);
         }
         table.print(out)?;
+        for note in renamed {
+            writeln!(out, "{}", escape(&note))?;
+        }
     }
     print_nameless(out, &nameless)?;
     Ok(damaged)
@@ -458,7 +477,7 @@ fn list_disks(vm: &NamedVm, name: &str, json: bool, out: &mut dyn Write) -> Resu
         .map(String::as_str)
         .chain(point.note())
     {
-        writeln!(out, "{name}: {}", super::output::escape(text))?;
+        writeln!(out, "{name}: {}", escape(text))?;
     }
     Ok(damaged)
 }

@@ -21,6 +21,20 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
+/// A name as it is, or in quotes where it could be taken for something else: for an escape, for a
+/// path, for nothing.
+pub fn show_name(name: &str) -> String {
+    let is_odd = name.trim() != name
+        || matches!(name, "" | "." | ".." | "-")
+        || name.contains('\\')
+        || escape(name) != name;
+    if is_odd {
+        format!("{name:?}")
+    } else {
+        name.to_owned()
+    }
+}
+
 /// Bytes with a unit of 1024: `512 B`, `1.5 GiB`.
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -36,6 +50,9 @@ pub fn human_size(bytes: u64) -> String {
     }
     format!("{value:.1} {}", UNITS[unit])
 }
+
+/// Widest a column is made for the sake of its cells: a longer one shifts the rest of its own row.
+const MAX_COLUMN: usize = 48;
 
 /// Rows under headings; columns as wide as their widest cell on a terminal, numbers to the right.
 pub struct Table {
@@ -71,7 +88,7 @@ impl Table {
         let width = |column: usize| {
             let cells = self.rows.iter().chain([&headings]);
             let widths = cells.map(|row| row.get(column).map_or(0, |cell| cell.width()));
-            widths.max().unwrap_or(0)
+            widths.max().unwrap_or(0).min(MAX_COLUMN)
         };
         let widths: Vec<usize> = (0..headings.len()).map(width).collect();
         for row in [&headings].into_iter().chain(&self.rows) {
@@ -175,6 +192,36 @@ mod tests {
             escape("a\u{1b}[2Jb\n\u{202e}c/d é"),
             "a\\u{1b}[2Jb\\n\\u{202e}c/d é"
         );
+    }
+
+    #[test]
+    fn odd_names_are_told_from_what_they_look_like() {
+        for plain in ["web-01", "web-01 \"α\" / prod", "a.b", "..x"] {
+            assert_eq!(show_name(plain), plain);
+        }
+        for (odd, shown) in [
+            ("..", "\"..\""),
+            ("", "\"\""),
+            ("-", "\"-\""),
+            (" a", "\" a\""),
+            ("a\u{1b}", "\"a\\u{1b}\""),
+            ("a\\u{1b}", "\"a\\\\u{1b}\""),
+        ] {
+            assert_eq!(show_name(odd), shown);
+        }
+    }
+
+    #[test]
+    fn one_long_cell_does_not_widen_all_rows() {
+        let mut table = Table::new(&["NAME", "STATE"]);
+        table.row(vec!["x".repeat(300), "long".into()]);
+        table.row(vec!["short".into(), "ok".into()]);
+        let mut out = Vec::new();
+        table.print(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{}  long", "x".repeat(300)));
+        assert_eq!(lines[2], format!("{:48}  ok", "short"));
     }
 
     #[test]

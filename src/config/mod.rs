@@ -43,7 +43,9 @@ impl Location {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Ok((Location::Local(PathBuf::from(text)), None));
         };
-        let (location, key) = match scheme {
+        // Schemes are the same in upper case.
+        let lower = scheme.to_ascii_lowercase();
+        let (location, key) = match lower.as_str() {
             "file" => {
                 let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
                 // XO's first version forgot the leading slash; its parser still puts it back.
@@ -52,12 +54,12 @@ impl Location {
                 (Location::Local(PathBuf::from(path)), key)
             }
             "s3" | "s3+http" => {
-                let location = S3Location::parse(scheme, rest)?;
+                let location = S3Location::parse(&lower, rest)?;
                 let key = location.encryption_key.clone();
                 (Location::S3(Box::new(location)), key)
             }
             "azure" | "azurite" | "azurite+http" => {
-                let location = AzureLocation::parse(scheme, rest)?;
+                let location = AzureLocation::parse(&lower, rest)?;
                 let key = location.encryption_key.clone();
                 (Location::Azure(Box::new(location)), key)
             }
@@ -274,6 +276,22 @@ mod tests {
         }
         let plain = Location::parse("s3://bucket").unwrap();
         assert_eq!(plain.to_string(), "s3://bucket");
+    }
+
+    #[test]
+    fn schemes_may_be_in_upper_case() {
+        for (text, shown) in [
+            ("S3+HTTP://a:b@h.example/c", "s3+http://h.example/c"),
+            ("S3://a:b@h.example/c", "s3://h.example/c"),
+            (
+                "Azurite+HTTP://a:b@h.example/c",
+                "azurite+http://h.example/c",
+            ),
+        ] {
+            assert_eq!(Location::parse(text).unwrap().to_string(), shown);
+        }
+        let file = Location::parse("FILE:///srv/br").unwrap();
+        assert_eq!(file, Location::Local("/srv/br".into()));
     }
 
     #[test]

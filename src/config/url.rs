@@ -43,8 +43,10 @@ impl S3Location {
         let (host, credentials, path) = match authority.rsplit_once('@') {
             Some((user, host)) => (Some(host), parse_user(user)?, path.to_owned()),
             // XO always writes credentials; http without a host would mean nothing.
-            None if protocol == "http" => (Some(authority), None, path.to_owned()),
-            None if authority.contains(':') => {
+            None if protocol == "http" && !has_odd_port(authority) && !names_a_host(path) => {
+                (Some(authority), None, path.to_owned())
+            }
+            None if authority.contains(':') || names_a_host(path) => {
                 return Err(invalid(
                     "the S3 URL has no host, or its secret holds characters that must be \
                      percent-encoded (/ as %2F, + as %2B, @ as %40)",
@@ -140,6 +142,21 @@ impl AzureLocation {
     }
 }
 
+/// Whether what should be `host[:port]` is rather the start of a key and its secret.
+fn has_odd_port(authority: &str) -> bool {
+    let port = authority
+        .rsplit_once(':')
+        .filter(|_| !authority.ends_with(']'));
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_err())
+}
+
+/// Whether the bucket would have an `@`, which buckets cannot have: the rest of a secret does.
+fn names_a_host(path: &str) -> bool {
+    path.split('/')
+        .find(|p| !p.is_empty())
+        .is_some_and(|bucket| bucket.contains('@'))
+}
+
 /// `s3.eu-west-3.amazonaws.com` names its region, as XO guesses it.
 fn region_of_host(host: &str) -> Option<String> {
     let region = host
@@ -184,9 +201,13 @@ impl UrlOptions {
             };
             match name {
                 "allowUnauthorized" => options.allow_unauthorized = value == "true",
-                "encryptionKey" if !value.is_empty() => {
-                    let text = serde_json::from_str::<String>(&value).unwrap_or(value);
-                    options.encryption_key = Some(Secret::new(text));
+                "encryptionKey" => {
+                    // XO takes an empty key, and `null`, for none.
+                    let text = match serde_json::from_str::<Option<String>>(&value) {
+                        Ok(text) => text.unwrap_or_default(),
+                        Err(_) => value,
+                    };
+                    options.encryption_key = (!text.is_empty()).then(|| Secret::new(text));
                 }
                 _ => {}
             }
@@ -320,6 +341,54 @@ mod tests {
             assert!(!format!("{error:?}").contains("secret@"), "{error}");
             assert!(!format!("{error:?}").contains("sec/ret"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_slash_in_a_secret_gets_its_hint_over_http_too() {
+        for bad in [
+            "AKIA:sec/ret@host/bucket",
+            "AKIA:12/ret@host:9000/bucket",
+            "AKIA:se/cr/et@host/bucket",
+        ] {
+            for scheme in ["s3", "s3+http"] {
+                let error = S3Location::parse(scheme, bad).unwrap_err();
+                assert!(
+                    error.message().contains("/ as %2F"),
+                    "{scheme} {bad}: {error}"
+                );
+            }
+        }
+        for sound in [
+            "host:9000/bucket/a@b",
+            "[::1]:9000/bucket",
+            "[::1]/bucket",
+            "host/bucket",
+        ] {
+            let location = S3Location::parse("s3+http", sound).unwrap();
+            assert_eq!(location.bucket, "bucket", "{sound}");
+        }
+    }
+
+    #[test]
+    fn an_empty_encryption_key_is_none() {
+        let key = |query: &str| {
+            let key = s3(&format!("a:b@h.example/bucket?{query}")).encryption_key;
+            key.map(|key| key.expose().to_owned())
+        };
+        for none in [
+            "encryptionKey=%22%22",
+            "encryptionKey=null",
+            "encryptionKey=",
+            "encryptionKey",
+            "",
+        ] {
+            assert_eq!(key(none), None, "{none}");
+        }
+        assert_eq!(
+            key("encryptionKey=%22nullnull%22").as_deref(),
+            Some("nullnull")
+        );
+        assert_eq!(key("encryptionKey=plain").as_deref(), Some("plain"));
     }
 
     #[test]
