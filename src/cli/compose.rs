@@ -46,11 +46,20 @@ pub(super) fn open(request: &Request) -> Result<View> {
     let refresh = Duration::from_secs(request.refresh_seconds.unwrap_or(REFRESH_SECONDS));
     let root = views::repository_root(opened, disks.clone(), refresh, guest_options(request));
     let root = views::with_stats(root, disks, repository.options.stats.clone());
+    let root = renamed(root, request);
     Ok(View {
         root,
         source,
         warnings: Vec::new(),
     })
+}
+
+/// With the names that were asked for.
+fn renamed(root: Node, request: &Request) -> Node {
+    match request.windows_names {
+        true => views::with_windows_names(root),
+        false => root,
+    }
 }
 
 fn guest_options(request: &Request) -> GuestOptions {
@@ -71,6 +80,7 @@ fn open_bare(single: Single, repository: &Repository, request: &Request) -> Resu
     let disks = opened.context;
     let root = views::bare_root(disks.clone(), &inside, guest_options(request))?;
     let root = views::with_stats(root, disks, repository.options.stats.clone());
+    let root = renamed(root, request);
     Ok(View {
         root,
         source,

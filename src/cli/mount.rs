@@ -73,6 +73,9 @@ pub(super) struct Settings {
     /// Look for new and removed backups this often where storage does not tell
     #[arg(long, value_name = "SECONDS")]
     refresh: Option<u64>,
+    /// Show names that Windows can show, for mounts that Samba shares: `a:b` as `a%3Ab`
+    #[arg(long)]
+    windows_names: bool,
     #[arg(skip)]
     no_exec: bool,
 }
@@ -102,6 +105,7 @@ pub(super) struct Request {
     pub(super) umask: u16,
     pub(super) no_exec: bool,
     pub(super) guest_owner: bool,
+    pub(super) windows_names: bool,
     pub(super) log_file: Option<PathBuf>,
     pub(super) refresh_seconds: Option<u64>,
 }
@@ -174,6 +178,7 @@ pub(super) fn start(
         umask: settings.umask.unwrap_or(0),
         no_exec: settings.no_exec,
         guest_owner: settings.guest_owner,
+        windows_names: settings.windows_names,
         log_file: settings.log_file.as_deref().map(absolute).transpose()?,
         refresh_seconds: settings.refresh,
     };
@@ -221,6 +226,7 @@ impl Settings {
             let id = || -> Result<u32> { Ok(u32::try_from(number()?)?) };
             match name {
                 "guest_owner" => self.guest_owner = true,
+                "windows_names" => self.windows_names = true,
                 "allow_other" => self.allow_other = true,
                 "uid" => self.uid = Some(id()?),
                 "gid" => self.gid = Some(id()?),
@@ -282,6 +288,30 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn options_of_the_documentation_are_options() {
+        let text = include_str!("../../docs/COMMANDS.md");
+        let (_, section) = text.split_once("# Mount options").unwrap();
+        let (section, _) = section.split_once("\n# ").unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        let cells = rows.filter_map(|row| row.split('|').nth(1));
+        let mut count = 0;
+        for option in cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+            let (name, kind) = option.split_once('=').unwrap_or((option, ""));
+            let value = match kind {
+                "" => "",
+                "N" | "OCTAL" | "SECONDS" => "=7",
+                "SIZE" => "=1G",
+                _ => "=/x",
+            };
+            let storage = &mut StorageArgs::default();
+            let applied = Settings::default().apply(&format!("{name}{value}"), storage);
+            applied.unwrap_or_else(|e| panic!("{option}: {e}"));
+            count += 1;
+        }
+        assert!(count > 20, "{count}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod point;
 mod pool;
 mod stats;
 mod vms;
+mod windows;
+mod windows_names;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -31,6 +33,7 @@ use std::time::{Duration, SystemTime};
 pub use bare::{bare_root, split_bare_path};
 pub use pool::DiskPool;
 pub use stats::{MountStats, STATS_XATTR, with_stats};
+pub use windows::with_windows_names;
 
 use crate::image::DiskContext;
 use crate::repo::{Catalogue, OpenRepository};

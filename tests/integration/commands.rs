@@ -386,6 +386,43 @@ fn info_of_a_restore_point_tells_what_it_takes_to_build_the_vm_again() {
 }
 
 #[test]
+fn a_vm_with_an_odd_name_shows_its_name_and_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = Rng::new(25);
+    let long = "x".repeat(300);
+    for (uuid, label) in [
+        ("3f2a9c1e", ".."),
+        ("3f2a9c1f", long.as_str()),
+        ("3f2a9c20", "db"),
+    ] {
+        let mut vm = Vm::new(&mut rng, label);
+        vm.uuid = format!("{uuid}-1111-4222-8333-444455556666");
+        vm.full_backups.push(SERIES_START_S);
+        vm.write(dir.path());
+    }
+    let mut text = Vec::new();
+    let args = ls::Args {
+        json: false,
+        ..ls_args(dir.path(), None, None)
+    };
+    ls::list(&args, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("\n\"..\" "), "{text}");
+    assert!(
+        text.contains("\n\"..\" is vms/_. (3f2a9c1e) in a mount\n"),
+        "{text}"
+    );
+    let db = text.lines().find(|line| line.starts_with("db ")).unwrap();
+    assert!(db.len() < 140, "{db}");
+    assert!(!text.contains("\ndb is"), "{text}");
+    // It is found by its name, and by its folder.
+    for name in ["..", "_. (3f2a9c1e)"] {
+        let (_, listed) = run_ls(dir.path(), Some(name), None);
+        assert_eq!(listed["vm"]["folder"], "_. (3f2a9c1e)");
+    }
+}
+
+#[test]
 fn encrypted_repositories_are_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(17);

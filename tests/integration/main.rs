@@ -50,6 +50,7 @@ mod store_conformance;
 mod tree_walk;
 mod waiting;
 mod windows_chains;
+mod windows_names;
 mod xo_written;
 
 // Helpers. The folder beside this one is shared with the benches.
