@@ -18,6 +18,7 @@ use bytes::Bytes;
 use rustix::fs::{self as rfs, Advice, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::local_root::{Place, Root, is_dead};
 use super::{
     Entry, EntryKind, LinkFault, Meta, Store, StorePath, StoreTraits, StoredFile, Validity, Version,
 };
@@ -42,7 +43,7 @@ const HINTS_AFTER_WAIT: u32 = 16;
 
 /// A directory as a store.
 pub struct LocalStore {
-    root: OwnedFd,
+    place: Arc<Place>,
     path: PathBuf,
     remote: bool,
     cold: Arc<Cold>,
@@ -86,7 +87,7 @@ impl LocalStore {
         })?;
         let magic = rfs::fstatfs(&root).map_or(0, |s| s.f_type as u64 & 0xFFFF_FFFF);
         Ok(LocalStore {
-            root,
+            place: Arc::new(Place::new(root, path)),
             path: path.to_owned(),
             remote: NETWORK_FILE_SYSTEMS.contains(&magic),
             cold: Arc::default(),
@@ -110,15 +111,22 @@ impl LocalStore {
             flags |= OFlags::NONBLOCK | OFlags::NOCTTY;
         }
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match rfs::openat2(&self.root, name, flags, Mode::empty(), resolve) {
+        let open_below = |root: &Root| loop {
+            match rfs::openat2(&root.fd, name, flags, Mode::empty(), resolve) {
                 // AGAIN: a rename elsewhere raced with the resolution of "..".
                 Err(Errno::AGAIN | Errno::INTR) => continue,
-                Err(Errno::NOSYS) => return open_component_wise(&self.root, path, flags),
-                Err(Errno::XDEV) => return Err(OpenFault::Link(LinkFault::Outside)),
-                Err(Errno::LOOP) => return Err(OpenFault::Link(LinkFault::Loop)),
-                other => return other.map_err(OpenFault::Os),
+                Err(Errno::NOSYS) => break open_component_wise(&root.fd, path, flags),
+                Err(Errno::XDEV) => break Err(OpenFault::Link(LinkFault::Outside)),
+                Err(Errno::LOOP) => break Err(OpenFault::Link(LinkFault::Loop)),
+                other => break other.map_err(OpenFault::Os),
             }
+        };
+        let root = self.place.root_now();
+        match open_below(&root) {
+            Err(OpenFault::Os(e)) if is_dead(e) && self.place.come_back(&root) => {
+                open_below(&self.place.root())
+            }
+            other => other,
         }
     }
 
@@ -260,6 +268,9 @@ struct LocalFile {
     file: std::fs::File,
     meta: Meta,
     path: StorePath,
+    place: Arc<Place>,
+    /// The one it was opened below.
+    root: Arc<Root>,
     cold: Arc<Cold>,
     remote: bool,
 }
@@ -300,7 +311,12 @@ impl ReadAt for LocalFile {
         self.file.read_exact_at(rest, from).map_err(|e| {
             // InvalidInput: an offset that no file can have.
             use std::io::ErrorKind::{InvalidInput, UnexpectedEof};
-            if matches!(e.kind(), UnexpectedEof | InvalidInput) {
+            if e.raw_os_error()
+                .is_some_and(|e| is_dead(Errno::from_raw_os_error(e)))
+                && self.place.come_back(&self.root)
+            {
+                Error::new(ErrorKind::Changed, "its storage was mounted again")
+            } else if matches!(e.kind(), UnexpectedEof | InvalidInput) {
                 Error::corrupt(format!(
                     "file ends within the {} bytes expected here",
                     buf.len()
@@ -390,6 +406,8 @@ impl Store for LocalStore {
         max_len: u64,
         _validity: Validity<'_>,
     ) -> Result<(Bytes, Meta)> {
+        // Asked first: a file must not be taken for one of a root that came after it.
+        let root = self.place.root();
         let (file, meta) = self.open_file(path)?;
         if meta.len_bytes > max_len {
             return Err(Error::corrupt(format!(
@@ -403,6 +421,8 @@ impl Store for LocalStore {
             file,
             meta,
             path: path.clone(),
+            place: Arc::clone(&self.place),
+            root,
             cold: Arc::clone(&self.cold),
             remote: self.remote,
         };
@@ -411,11 +431,15 @@ impl Store for LocalStore {
     }
 
     fn open(&self, path: &StorePath, _listed: Option<&Meta>) -> Result<Arc<dyn StoredFile>> {
+        // Asked first: a file must not be taken for one of a root that came after it.
+        let root = self.place.root();
         let (file, meta) = self.open_file(path)?;
         Ok(Arc::new(LocalFile {
             file,
             meta,
             path: path.clone(),
+            place: Arc::clone(&self.place),
+            root,
             cold: Arc::clone(&self.cold),
             remote: self.remote,
         }))

@@ -11,6 +11,7 @@ mod decrypt;
 mod disk_cache;
 mod layer;
 mod local;
+mod local_root;
 pub mod notice;
 mod path;
 #[cfg(feature = "s3")]

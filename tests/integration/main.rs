@@ -46,6 +46,7 @@ mod s3_faults;
 mod second_mount;
 #[cfg(feature = "s3")]
 mod secrets;
+mod storage_returns;
 mod store_conformance;
 mod tree_walk;
 mod waiting;
