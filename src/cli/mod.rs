@@ -4,17 +4,17 @@
 //! prints, so errors say what to do; scripts read its exit status, which is 0 only when what was
 //! asked for is done.
 
-mod compose;
 mod daemon;
 mod fstab;
-mod hide;
 pub mod info;
 mod inside;
 mod inspect;
 mod logging;
 pub mod ls;
 mod mount;
+mod open_view;
 pub mod output;
+mod redact_args;
 pub mod select;
 mod serve;
 mod single;
@@ -61,7 +61,7 @@ const NOTHING_DONE: u8 = 2;
 
 /// Runs the command that the process's arguments ask for.
 pub fn main() -> ExitCode {
-    if let Err(error) = hide::hide_secrets() {
+    if let Err(error) = redact_args::redact() {
         eprintln!("brfs: {error}");
         return ExitCode::from(NOTHING_DONE);
     }

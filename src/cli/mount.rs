@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::daemon;
 use super::size::parse_size;
-use super::storage_args::{Collected, StorageArgs};
+use super::storage_args::{CollectedSecrets, StorageArgs};
 use crate::store::DiskCacheOptions;
 
 /// Show a backup repository as files
@@ -89,7 +89,7 @@ const CACHE_DIR_BYTES: u64 = 20 << 30;
 /// command line, where every user of the machine could read a repository URL's secrets.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request {
-    pub(super) repository: Collected,
+    pub(super) repository: CollectedSecrets,
     pub(super) storage: StorageArgs,
     pub(super) mountpoint: PathBuf,
     /// What the mount table is to say, where that is not the repository's own name.

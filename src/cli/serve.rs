@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 use super::daemon::Outcome;
 use super::mount::Request;
 use super::output::{escape, told};
-use super::{compose, logging};
+use super::{logging, open_view};
 use crate::fuse::{self, MountOptions, Unmounter};
 use crate::store::notice;
 use crate::sync::lock;
@@ -74,7 +74,7 @@ fn serve(request: &Request, ready: impl FnOnce(&[String]) -> Result<()>) -> Resu
     logging::init(request)?;
     raise_open_files_limit();
     let ending = Ending::watch()?;
-    let view = compose::open(request)?;
+    let view = open_view::open(request)?;
     let options = MountOptions {
         source: request.source.clone().unwrap_or(view.source),
         allow_other: request.allow_other,

@@ -78,14 +78,14 @@ pub struct StorageArgs {
 /// Where the repository is and its key, as text: what [`StorageArgs::collect`] has gathered and
 /// what a serving process is told. Holds secrets.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Collected {
+pub struct CollectedSecrets {
     /// A path or URL.
     url: Zeroizing<String>,
     /// The encryption key, where a source besides the URL has given one.
     key: Option<Zeroizing<String>>,
 }
 
-impl std::fmt::Debug for Collected {
+impl std::fmt::Debug for CollectedSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Collected(…)")
     }
@@ -106,11 +106,11 @@ impl StorageArgs {
     ///
     /// # Errors
     /// `Invalid` when no repository is named or a source cannot be read.
-    pub fn collect(&self, argument: Option<&str>) -> Result<Collected> {
+    pub fn collect(&self, argument: Option<&str>) -> Result<CollectedSecrets> {
         let text = match (argument, &self.repository_file) {
             (Some(text), None) => {
-                let hidden = std::env::var(super::hide::HIDDEN_URL).ok();
-                Zeroizing::new(super::hide::revealed(text, hidden))
+                let hidden = std::env::var(super::redact_args::HIDDEN_URL).ok();
+                Zeroizing::new(super::redact_args::revealed(text, hidden))
             }
             (None, Some(file)) => first_line(file)?,
             (None, None) => from_env("BRFS_REPOSITORY").ok_or_else(|| {
@@ -139,7 +139,7 @@ impl StorageArgs {
                 _ => text,
             };
         let key = self.key()?;
-        Ok(Collected { url, key })
+        Ok(CollectedSecrets { url, key })
     }
 
     /// Whether something else than an argument tells the repository.
@@ -159,7 +159,7 @@ impl StorageArgs {
     ///
     /// # Errors
     /// `Invalid` for URLs that cannot be one, `WrongKey` for keys that cannot be one.
-    pub fn repository(&self, collected: &Collected) -> Result<Repository> {
+    pub fn repository(&self, collected: &CollectedSecrets) -> Result<Repository> {
         let (location, key_of_url) = Location::parse_with_key(&collected.url)?;
         let key = match &collected.key {
             Some(text) => Some(Key::new(text)?),
@@ -208,7 +208,7 @@ impl StorageArgs {
     }
 }
 
-impl Collected {
+impl CollectedSecrets {
     /// Asks for the key on the terminal when the repository turns out to be encrypted and no
     /// source has given one. Looks at the storage only when there is a terminal to ask on.
     ///

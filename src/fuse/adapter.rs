@@ -25,9 +25,9 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::answers::{Shared, reply_xattr};
 use super::attrs::Ownership;
-use super::faults::Doing;
+use super::error_log::Operation;
+use super::handlers::{Shared, reply_xattr};
 use super::handles::{DirHandle, FileHandle, Seek};
 use super::pool::{Pool, guarded};
 use super::waiting::{Pending, Refuse, Waiting};
@@ -204,7 +204,7 @@ impl Filesystem for Adapter {
                 }
                 Ok(None) => reply.refuse(Errno::EINVAL),
                 Err(error) => {
-                    reply.refuse(shared.fail(ino.0, "follow", Doing::Using, &error));
+                    reply.refuse(shared.fail(ino.0, "follow", Operation::Using, &error));
                 }
             }
         });
@@ -230,7 +230,7 @@ impl Filesystem for Adapter {
                     let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
                     reply.opened(Fh(number), flags);
                 }
-                Err(error) => reply.refuse(shared.fail(ino.0, "open", Doing::Using, &error)),
+                Err(error) => reply.refuse(shared.fail(ino.0, "open", Operation::Using, &error)),
             }
         });
     }
@@ -293,7 +293,7 @@ impl Filesystem for Adapter {
                 Ok(None) => reply.refuse(Errno::ENXIO),
                 Err(error) => {
                     let what = "find the holes of";
-                    reply.refuse(shared.fail(ino.0, what, Doing::Reading, &error));
+                    reply.refuse(shared.fail(ino.0, what, Operation::Reading, &error));
                 }
             }
         });
@@ -328,7 +328,7 @@ impl Filesystem for Adapter {
                     let number = shared.dirs.insert(handle);
                     reply.opened(Fh(number), FopenFlags::empty());
                 }
-                Err(error) => reply.refuse(shared.fail(ino.0, "list", Doing::Finding, &error)),
+                Err(error) => reply.refuse(shared.fail(ino.0, "list", Operation::Finding, &error)),
             }
         });
     }
@@ -395,7 +395,7 @@ impl Filesystem for Adapter {
                 Ok(None) => reply.refuse(Errno::NO_XATTR),
                 Err(error) => {
                     let what = "read an attribute of";
-                    reply.refuse(shared.fail(ino.0, what, Doing::Using, &error));
+                    reply.refuse(shared.fail(ino.0, what, Operation::Using, &error));
                 }
             },
         );
@@ -419,7 +419,7 @@ impl Filesystem for Adapter {
             }
             Err(error) => {
                 let what = "list the attributes of";
-                reply.refuse(shared.fail(ino.0, what, Doing::Using, &error));
+                reply.refuse(shared.fail(ino.0, what, Operation::Using, &error));
             }
         });
     }

@@ -6,17 +6,17 @@
 
 mod acl;
 mod adapter;
-mod answers;
 mod attach;
 mod attrs;
-mod demand;
-mod faults;
+mod error_log;
+mod handlers;
 mod handles;
 mod inodes;
 mod mount;
 mod negotiate;
 mod own;
 mod pool;
+mod readdirplus;
 mod table;
 mod unmount;
 mod waiting;

@@ -68,7 +68,7 @@ impl NamedVm {
 }
 
 /// Something to find out about a VM.
-type Ask = fn(&Vm);
+type Probe = fn(&Vm);
 
 /// The catalogue of a repository. All calls may block on storage.
 pub struct Catalogue {
@@ -250,8 +250,8 @@ impl Catalogue {
         if traits.remote {
             let folders = self.folders()?;
             // The name first: a VM that is listed is not asked for its `cache.json.gz`.
-            let asks: [Ask; 2] = [Vm::ask_hint, Vm::ask_listing];
-            let both: Vec<(&Vm, Ask)> = (folders.vms.values())
+            let asks: [Probe; 2] = [Vm::ask_hint, Vm::ask_listing];
+            let both: Vec<(&Vm, Probe)> = (folders.vms.values())
                 .flat_map(|vm| asks.map(|ask| (&**vm, ask)))
                 .collect();
             // What fails is told by whoever asks next.

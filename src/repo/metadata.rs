@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::json::{self, Keep, MAX_TEXT_BYTES};
 use super::layout::MAX_METADATA_BYTES;
-use super::naming::{self, Wish};
+use super::naming::{self, NameRequest};
 use super::{date, layout};
 use crate::error::Error;
 use crate::store::{Meta, StorePath};
@@ -324,7 +324,7 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
             ),
         };
         let id = uuid.as_deref().or(folder.as_deref()).unwrap_or(vdi_ref);
-        wishes.push(Wish {
+        wishes.push(NameRequest {
             rank,
             name,
             short_id: naming::short_id(id),

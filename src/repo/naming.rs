@@ -93,7 +93,7 @@ pub fn device_of_position(position: u32) -> String {
 
 /// One thing that wants a name within a set.
 #[derive(Debug, Clone)]
-pub struct Wish {
+pub struct NameRequest {
     /// Lower ranks keep their names when they collide with higher ones.
     pub rank: u8,
     /// The name wanted; need not be safe.
@@ -107,7 +107,7 @@ pub struct Wish {
 /// Gives every wish a name, in the order of `wishes`: safe, unique, with at least `reserve` bytes
 /// to spare below [`MAX_NAME_BYTES`]. Things of one rank that want the same name all get their id
 /// added, so that none of them changes its name when the listing's order does.
-pub fn unique_names(wishes: &[Wish], reserve: usize) -> Vec<String> {
+pub fn unique_names(wishes: &[NameRequest], reserve: usize) -> Vec<String> {
     let room = MAX_NAME_BYTES.saturating_sub(reserve);
     let wanted: Vec<String> = wishes
         .iter()
@@ -162,8 +162,8 @@ mod tests {
 
     const UUID: &str = "3f2a9c1e-1111-4222-8333-444455556666";
 
-    fn wish(rank: u8, name: &str, id: &str) -> Wish {
-        Wish {
+    fn wish(rank: u8, name: &str, id: &str) -> NameRequest {
+        NameRequest {
             rank,
             name: Some(name.to_owned()),
             short_id: id.to_owned(),
@@ -256,7 +256,7 @@ mod tests {
                 "alone"
             ]
         );
-        let reversed: Vec<Wish> = wishes.into_iter().rev().collect();
+        let reversed: Vec<NameRequest> = wishes.into_iter().rev().collect();
         let mut again = unique_names(&reversed, 4);
         again.reverse();
         assert_eq!(again, names);

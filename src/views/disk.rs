@@ -195,7 +195,7 @@ impl File for DiskFile {
     }
 }
 
-/// Opens a disk for one reader. Errors are logged by whoever answers the request (`fuse::faults`).
+/// Opens a disk for one reader. Errors are logged by whoever answers the request (`fuse::error_log`).
 pub(super) fn open_disk(disk: Result<Arc<Disk>>, name: String) -> Result<Arc<dyn ReadAt>> {
     let disk = disk?;
     if let Some(e) = disk.broken() {

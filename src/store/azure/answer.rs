@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::error::{ErrorKind, Result};
 use crate::store::remote::fault::{
-    Fault, Next, element, parse_retry_after, proxy_refuses, throttle, transient,
+    Fault, RetryAction, element, parse_retry_after, proxy_refuses, throttle, transient,
 };
 
 /// Which request was made.
@@ -53,7 +53,7 @@ pub(super) async fn fault(operation: Operation, response: http::Response<SdkBody
 }
 
 fn by_code(operation: Operation, status: u16, code: &str, words: &str) -> Fault {
-    let fatal = |kind, what: String| Fault::new(Next::GiveUp, kind, what);
+    let fatal = |kind, what: String| Fault::new(RetryAction::GiveUp, kind, what);
     match (code, status) {
         ("BlobNotFound" | "ResourceNotFound", _) => {
             fatal(ErrorKind::NotFound, "is not there".into())

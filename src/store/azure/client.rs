@@ -14,11 +14,11 @@ use super::config::{AzureConfig, AzureCredentials};
 use super::listing::Page;
 use super::sign::SigningKey;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::remote::fault::{Fault, Next};
-use crate::store::remote::limit::Lane;
+use crate::store::remote::fault::{Fault, RetryAction};
+use crate::store::remote::limit::RequestClass;
 use crate::store::remote::names::Names;
-use crate::store::remote::object::{Told, length, meta, take_range, take_whole};
-use crate::store::remote::retry::{Attempt, Patience, Transport};
+use crate::store::remote::object::{ResponseHeaders, length, meta, take_range, take_whole};
+use crate::store::remote::retry::{Attempt, RetryPolicy, Transport};
 use crate::store::{Entry, Meta, Request};
 
 /// The protocol version that is spoken: old enough for Azure Stack, new enough for all that is
@@ -46,7 +46,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(super) fn new(config: AzureConfig) -> Result<Self> {
-        let patience = Patience {
+        let patience = RetryPolicy {
             idle_timeout: config.idle_timeout,
             retry_budget: config.retry_budget,
             first_delay: config.first_delay,
@@ -129,7 +129,7 @@ impl Client {
         let request = request.body(SdkBody::empty()).map_err(|_| {
             // The cause would quote the URL, which may hold a signature.
             let what = "the request cannot be made: check account, container and endpoint";
-            Fault::new(Next::GiveUp, ErrorKind::Invalid, what)
+            Fault::new(RetryAction::GiveUp, ErrorKind::Invalid, what)
         })?;
         let limited = operation == Operation::List;
         let response = self.transport.http.send(request, limited).await;
@@ -140,7 +140,7 @@ impl Client {
         Err(answer::fault(operation, response).await)
     }
 
-    async fn run<T, F, Fut>(&self, kind: Request, lane: Lane, attempt: F) -> Result<T>
+    async fn run<T, F, Fut>(&self, kind: Request, lane: RequestClass, attempt: F) -> Result<T>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Attempt<T>>,
@@ -149,7 +149,7 @@ impl Client {
     }
 
     pub(super) async fn head_blob(&self, key: &str) -> Result<Meta> {
-        self.run(Request::Head, Lane::Names, || async move {
+        self.run(Request::Head, RequestClass::Names, || async move {
             let response = self.send(Operation::Head, key, &[], None).await?;
             let (told, _) = told(response);
             let len = length(told.length)?;
@@ -159,7 +159,7 @@ impl Client {
     }
 
     pub(super) async fn get_blob(&self, key: &str, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.run(Request::Get, Lane::Data, || async move {
+        self.run(Request::Get, RequestClass::Data, || async move {
             let response = self.send(Operation::Get, key, &[], None).await?;
             let (told, body) = told(response);
             take_whole(told, body, max_len).await
@@ -174,7 +174,7 @@ impl Client {
         len: u64,
         opened: Meta,
     ) -> Result<Bytes> {
-        self.run(Request::GetRange, Lane::Data, || async move {
+        self.run(Request::GetRange, RequestClass::Data, || async move {
             let range = format!("bytes={start}-{}", start + len - 1);
             let response = self.send(Operation::Get, key, &[], Some(&range)).await?;
             let (told, body) = told(response);
@@ -199,7 +199,7 @@ impl Client {
             query.push(("restype", "container"));
             let query = &query;
             let page = self
-                .run(Request::List, Lane::Names, || async move {
+                .run(Request::List, RequestClass::Names, || async move {
                     let response = self.send(Operation::List, "", query, None).await?;
                     let (told, body) = told(response);
                     // Azure announces no length here: the document's own end is looked for.
@@ -225,12 +225,12 @@ impl Client {
     }
 }
 
-fn told(response: http::Response<SdkBody>) -> (Told, ByteStream) {
+fn told(response: http::Response<SdkBody>) -> (ResponseHeaders, ByteStream) {
     let header = |name| {
         let value = response.headers().get(name)?;
         value.to_str().ok().map(str::to_owned)
     };
-    let told = Told {
+    let told = ResponseHeaders {
         length: header("content-length").and_then(|n| n.parse().ok()),
         content_range: header("content-range"),
         etag: header("etag"),

@@ -16,12 +16,12 @@ use bytes::Bytes;
 
 use self::client::Client;
 pub use self::config::{AzureConfig, AzureCredentials};
-use super::remote::store::{Objects, Remote};
+use super::remote::blocking::{BlockingStore, ObjectApi};
 use super::{Entry, Meta, Store, StoreLayer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A directory in a container as a store.
-pub struct AzureStore(Remote<Client>);
+pub struct AzureStore(BlockingStore<Client>);
 
 impl AzureStore {
     /// Sets the client up and starts its threads (do it after any `fork`). Nothing is asked of
@@ -37,11 +37,11 @@ impl AzureStore {
                 "the Azure endpoint must start with https:// or http://",
             ));
         }
-        Remote::start("brfs-azure", async { Client::new(config) }).map(AzureStore)
+        BlockingStore::start("brfs-azure", async { Client::new(config) }).map(AzureStore)
     }
 }
 
-impl Objects for Client {
+impl ObjectApi for Client {
     async fn head_object(&self, key: &str) -> Result<Meta> {
         self.head_blob(key).await
     }

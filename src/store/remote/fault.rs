@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 
 /// What to do about a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum RetryAction {
     /// Nothing that is done again could help.
     GiveUp,
     /// Try again until the time budget is used up.
@@ -31,7 +31,7 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub error: Error,
-    pub next: Next,
+    pub next: RetryAction,
     /// The storage could not keep up: send less at once.
     pub overload: bool,
     /// The storage said so itself.
@@ -45,7 +45,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(next: Next, kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(next: RetryAction, kind: ErrorKind, message: impl Into<String>) -> Self {
         Fault {
             error: Error::new(kind, message),
             next,
@@ -59,7 +59,7 @@ impl Fault {
 
     /// An answer that breaks the protocol. The next one may be sound, or the server may never be.
     pub(crate) fn protocol(message: impl Into<String>) -> Self {
-        Self::new(Next::RetryTimes(4), ErrorKind::Io, message)
+        Self::new(RetryAction::RetryTimes(4), ErrorKind::Io, message)
     }
 
     pub(crate) fn overloaded(mut self) -> Self {
@@ -76,8 +76,8 @@ impl Fault {
         let retry = |next, what| Self::new(next, ErrorKind::Transient, what);
         if let Some(proxy) = find::<ProxyError>(error) {
             let next = match proxy.hopeless {
-                true => Next::GiveUp,
-                false => Next::Reconnect,
+                true => RetryAction::GiveUp,
+                false => RetryAction::Reconnect,
             };
             return retry(
                 next,
@@ -86,35 +86,35 @@ impl Fault {
         }
         if find::<Silence>(error).is_some() {
             let what = format!("the server does not answer: {words}");
-            return retry(Next::Reconnect, what).overloaded();
+            return retry(RetryAction::Reconnect, what).overloaded();
         }
         if find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
             let what = "the server does not speak HTTP on this port: is it an s3:// one (TLS)?";
-            return Self::new(Next::RetryTimes(2), ErrorKind::Invalid, what);
+            return Self::new(RetryAction::RetryTimes(2), ErrorKind::Invalid, what);
         }
         if words.contains("tls handshake eof") {
             let what = "the server closed the connection within the TLS handshake: is it an \
                         s3+http:// one?";
-            return retry(Next::Reconnect, what.to_owned());
+            return retry(RetryAction::Reconnect, what.to_owned());
         }
         if is_connect(error) {
             let what = format!("the server cannot be reached: {words}");
-            return retry(Next::Reconnect, what);
+            return retry(RetryAction::Reconnect, what);
         }
         let what = format!("the connection was lost: {words}");
-        retry(Next::Reconnect, what).overloaded()
+        retry(RetryAction::Reconnect, what).overloaded()
     }
 
     /// A connection that failed or went silent within the answer's body.
     pub(crate) fn broken_body(cause: &(dyn StdError + 'static)) -> Self {
         let what = format!("the answer broke off: {}", root_message(cause));
-        Self::new(Next::Retry, ErrorKind::Transient, what).overloaded()
+        Self::new(RetryAction::Retry, ErrorKind::Transient, what).overloaded()
     }
 }
 
 pub(crate) fn throttle(words: &str) -> Fault {
     let what = format!("the server asks to slow down ({words})");
-    let mut fault = Fault::new(Next::Retry, ErrorKind::Transient, what).overloaded();
+    let mut fault = Fault::new(RetryAction::Retry, ErrorKind::Transient, what).overloaded();
     fault.throttled = true;
     fault
 }
@@ -125,12 +125,12 @@ pub(crate) fn proxy_refuses(words: &str) -> Fault {
         "the proxy of the environment asks for a name and password: \
          HTTP_PROXY=http://NAME:PASSWORD@HOST:PORT ({words})"
     );
-    Fault::new(Next::GiveUp, ErrorKind::Denied, what)
+    Fault::new(RetryAction::GiveUp, ErrorKind::Denied, what)
 }
 
 pub(crate) fn transient(words: &str) -> Fault {
     let what = format!("the server failed ({words})");
-    Fault::new(Next::Retry, ErrorKind::Transient, what).overloaded()
+    Fault::new(RetryAction::Retry, ErrorKind::Transient, what).overloaded()
 }
 
 /// The text of the first such element, made fit to be printed. Bodies of errors are tiny and
@@ -168,7 +168,7 @@ pub(crate) fn parse_retry_after(text: &str) -> Option<Duration> {
 fn of_tls(error: &rustls::Error) -> Fault {
     match error {
         rustls::Error::InvalidCertificate(why) => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Denied,
             format!(
                 "the server's TLS certificate is not trusted ({why}): give its authority with \
@@ -176,12 +176,12 @@ fn of_tls(error: &rustls::Error) -> Fault {
             ),
         ),
         rustls::Error::InvalidMessage(_) => Fault::new(
-            Next::RetryTimes(2),
+            RetryAction::RetryTimes(2),
             ErrorKind::Invalid,
             "the server does not speak TLS on this port: is it an s3+http:// one?",
         ),
         other => Fault::new(
-            Next::RetryTimes(4),
+            RetryAction::RetryTimes(4),
             ErrorKind::Io,
             format!("TLS with the server failed: {other}"),
         ),

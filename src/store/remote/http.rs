@@ -29,7 +29,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::connect::InTime;
-use super::hop::{Hop, Route};
+use super::proxy::{Connector, ProxyRules};
 use super::silence::{IDLE_TIMEOUT, Silence};
 
 /// How long one address of a server may take to accept a connection.
@@ -56,7 +56,7 @@ tokio::task_local! {
     pub(crate) static ANSWERED: Arc<AtomicBool>;
 }
 
-type Pool = Client<InTime<HttpsConnector<Hop>>, SdkBody>;
+type Pool = Client<InTime<HttpsConnector<Connector>>, SdkBody>;
 
 /// Hands requests of the SDK to hyper. Clones share the pool.
 #[derive(Clone)]
@@ -64,17 +64,17 @@ pub(crate) struct Http(Arc<Inner>);
 
 struct Inner {
     tls: rustls::ClientConfig,
-    route: Route,
+    route: ProxyRules,
     idle: Duration,
     pool: Mutex<(Pool, Option<Instant>)>,
 }
 
 impl Http {
     pub(crate) fn new(tls: rustls::ClientConfig, idle: Duration) -> Self {
-        Self::over(Route::of_environment(), tls, idle)
+        Self::over(ProxyRules::of_environment(), tls, idle)
     }
 
-    pub(super) fn over(route: Route, tls: rustls::ClientConfig, idle: Duration) -> Self {
+    pub(super) fn over(route: ProxyRules, tls: rustls::ClientConfig, idle: Duration) -> Self {
         let pool = Mutex::new((new_pool(&route, &tls, idle), None));
         Http(Arc::new(Inner {
             tls,
@@ -101,8 +101,8 @@ impl Http {
     }
 }
 
-fn new_pool(route: &Route, tls: &rustls::ClientConfig, idle: Duration) -> Pool {
-    let hop = route.hop(|tcp| {
+fn new_pool(route: &ProxyRules, tls: &rustls::ClientConfig, idle: Duration) -> Pool {
+    let connector = route.connector(|tcp| {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -112,7 +112,7 @@ fn new_pool(route: &Route, tls: &rustls::ClientConfig, idle: Duration) -> Pool {
         .with_tls_config(tls.clone())
         .https_or_http()
         .enable_http1()
-        .wrap_connector(hop);
+        .wrap_connector(connector);
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(POOL_IDLE)
         .pool_timer(TokioTimer::new())

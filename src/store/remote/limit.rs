@@ -14,7 +14,7 @@ use crate::sync::lock;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum RequestClass {
     /// Content of objects.
     Data,
     /// Listings and heads.
@@ -41,18 +41,18 @@ struct State {
 }
 
 impl State {
-    fn has_room(&self, lane: Lane) -> bool {
+    fn has_room(&self, lane: RequestClass) -> bool {
         let limit = self.limit as usize;
         match lane {
-            Lane::Data => self.data < limit.max(1),
-            Lane::Names => self.names < limit.max(MIN_NAMES),
+            RequestClass::Data => self.data < limit.max(1),
+            RequestClass::Names => self.names < limit.max(MIN_NAMES),
         }
     }
 
-    fn in_flight(&mut self, lane: Lane) -> &mut usize {
+    fn in_flight(&mut self, lane: RequestClass) -> &mut usize {
         match lane {
-            Lane::Data => &mut self.data,
-            Lane::Names => &mut self.names,
+            RequestClass::Data => &mut self.data,
+            RequestClass::Names => &mut self.names,
         }
     }
 }
@@ -60,7 +60,7 @@ impl State {
 /// The right to have one request in flight; given back when dropped.
 pub(crate) struct Permit<'a> {
     limiter: &'a Limiter,
-    lane: Lane,
+    lane: RequestClass,
 }
 
 impl Limiter {
@@ -82,7 +82,7 @@ impl Limiter {
     }
 
     /// Waits until one more request may go out.
-    pub(crate) async fn acquire(&self, lane: Lane) -> Permit<'_> {
+    pub(crate) async fn acquire(&self, lane: RequestClass) -> Permit<'_> {
         loop {
             let changed = self.notify(lane).notified();
             {
@@ -132,10 +132,10 @@ impl Limiter {
         lock(&self.state)
     }
 
-    fn notify(&self, lane: Lane) -> &Notify {
+    fn notify(&self, lane: RequestClass) -> &Notify {
         match lane {
-            Lane::Data => &self.data,
-            Lane::Names => &self.names,
+            RequestClass::Data => &self.data,
+            RequestClass::Names => &self.names,
         }
     }
 }
@@ -187,13 +187,13 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let limiter = limiter(1);
-            let held = limiter.acquire(Lane::Data).await;
+            let held = limiter.acquire(RequestClass::Data).await;
             let wait = std::time::Duration::from_millis(20);
-            let second = tokio::time::timeout(wait, limiter.acquire(Lane::Data)).await;
+            let second = tokio::time::timeout(wait, limiter.acquire(RequestClass::Data)).await;
             assert!(second.is_err());
-            let _names = limiter.acquire(Lane::Names).await;
+            let _names = limiter.acquire(RequestClass::Names).await;
             drop(held);
-            let _third = limiter.acquire(Lane::Data).await;
+            let _third = limiter.acquire(RequestClass::Data).await;
         });
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! Nothing here knows a protocol: `s3` and `azure` make the requests and read the answers.
 
+pub(crate) mod blocking;
 mod connect;
 pub(crate) mod fault;
-mod hop;
 pub(crate) mod http;
 pub(crate) mod limit;
 pub(crate) mod names;
 pub(crate) mod object;
+mod proxy;
 mod proxy_error;
 pub(crate) mod retry;
 pub(crate) mod silence;
-pub(crate) mod store;
 mod tls;

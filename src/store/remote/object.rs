@@ -7,7 +7,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::{Bytes, BytesMut};
 
-use super::fault::{Fault, Next};
+use super::fault::{Fault, RetryAction};
 use super::retry::Attempt;
 use crate::buffers::Buffer;
 use crate::error::{ErrorKind, Result};
@@ -20,7 +20,7 @@ const MAX_UNASKED: u64 = 64 << 20;
 const MAX_TRUSTED: u64 = 8 << 20;
 
 /// What an answer says about its content.
-pub(crate) struct Told {
+pub(crate) struct ResponseHeaders {
     pub(crate) length: Option<i64>,
     pub(crate) content_range: Option<String>,
     pub(crate) etag: Option<String>,
@@ -29,7 +29,7 @@ pub(crate) struct Told {
 
 /// The content of an answer that was to bring a whole object of at most `max_len` bytes.
 pub(crate) async fn take_whole(
-    told: Told,
+    told: ResponseHeaders,
     body: ByteStream,
     max_len: u64,
 ) -> Attempt<(Bytes, Meta)> {
@@ -41,7 +41,7 @@ pub(crate) async fn take_whole(
     let len = length(told.length)?;
     if len > max_len {
         return Err(Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Corrupt,
             format!("is {len} bytes long where at most {max_len} are possible"),
         ));
@@ -54,7 +54,7 @@ pub(crate) async fn take_whole(
 /// The content of an answer that was to bring `start..start + len`, of the object that was opened
 /// as `opened` if that is given.
 pub(crate) async fn take_range(
-    told: Told,
+    told: ResponseHeaders,
     body: ByteStream,
     start: u64,
     len: u64,
@@ -73,7 +73,7 @@ pub(crate) async fn take_range(
     // answer makes sense.
     if opened.is_some_and(|o| o.version != found.version) {
         return Err(Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Changed,
             "was replaced while it was read",
         ));
@@ -86,7 +86,7 @@ pub(crate) async fn take_range(
         Some(_) => return Err(bad_range(said, start, len)),
         None if total > MAX_UNASKED => {
             return Err(Fault::new(
-                Next::GiveUp,
+                RetryAction::GiveUp,
                 ErrorKind::Unsupported,
                 format!(
                     "the server does not send ranges of objects, and this one is {total} bytes \

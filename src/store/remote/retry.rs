@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::fault::{Fault, Next};
+use super::fault::{Fault, RetryAction};
 use super::http::{ANSWERED, Http};
-use super::limit::{Lane, Limiter};
+use super::limit::{Limiter, RequestClass};
 use super::silence::IDLE_TIMEOUT;
 use super::tls;
 use crate::call::{self, Failing};
@@ -36,7 +36,7 @@ pub(crate) type Attempt<T> = Result<(T, u64), Fault>;
 
 /// How patient to be.
 #[derive(Debug, Clone)]
-pub(crate) struct Patience {
+pub(crate) struct RetryPolicy {
     /// How long a connection may stay silent.
     pub(crate) idle_timeout: Duration,
     /// How long the requests of one call are tried again, all in all.
@@ -50,7 +50,7 @@ pub(crate) struct Transport {
     pub(crate) http: Http,
     pub(crate) limiter: Limiter,
     pub(crate) stats: Arc<StoreStats>,
-    patience: Patience,
+    patience: RetryPolicy,
     reached: AtomicBool,
 }
 
@@ -58,7 +58,7 @@ impl Transport {
     pub(crate) fn new(
         ca_file: Option<&Path>,
         allow_unauthorized: bool,
-        patience: Patience,
+        patience: RetryPolicy,
         max_parallelism: usize,
         stats: Arc<StoreStats>,
     ) -> Result<Self> {
@@ -84,14 +84,14 @@ impl Transport {
         self.reached.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a request until it succeeds, fails for good, or the budget is used up. `cure` sets
+    /// Sends a request until it succeeds, fails for good, or the budget is used up. `recover` sets
     /// right what a fault says is wrong with the requests; false when that cannot be.
     pub(crate) async fn run<T, F, Fut>(
         &self,
         kind: Request,
-        lane: Lane,
+        lane: RequestClass,
         attempt: F,
-        cure: impl Fn(&Fault) -> bool,
+        recover: impl Fn(&Fault) -> bool,
     ) -> Result<T>
     where
         F: Fn() -> Fut,
@@ -131,27 +131,27 @@ impl Transport {
                 patience = (patience * 2).min(MAX_PATIENCE);
             }
             match &fault.next {
-                Next::Reconnect => {}
+                RetryAction::Reconnect => {}
                 _ => self.set_reached(),
             }
             let budget = match &fault.next {
-                Next::GiveUp => return Err(fault.error),
-                Next::Region(_) | Next::Clock => {
+                RetryAction::GiveUp => return Err(fault.error),
+                RetryAction::Region(_) | RetryAction::Clock => {
                     cures += 1;
-                    if cures > MAX_CURES || !cure(&fault) {
+                    if cures > MAX_CURES || !recover(&fault) {
                         return Err(fault.error);
                     }
                     stats.record_retry(false);
                     continue;
                 }
-                Next::RetryTimes(times) => {
+                RetryAction::RetryTimes(times) => {
                     bounded += 1;
                     if bounded > *times {
                         return Err(fault.error);
                     }
                     self.patience.retry_budget
                 }
-                Next::Reconnect if !self.reached.load(Ordering::Relaxed) => {
+                RetryAction::Reconnect if !self.reached.load(Ordering::Relaxed) => {
                     // One that was reached but is silent may be busy with its first listing: it is
                     // asked once more, and waited for longer.
                     let patience = match fault.overload {
@@ -160,7 +160,7 @@ impl Transport {
                     };
                     patience.min(self.patience.retry_budget)
                 }
-                Next::Reconnect | Next::Retry => self.patience.retry_budget,
+                RetryAction::Reconnect | RetryAction::Retry => self.patience.retry_budget,
             };
             let delay =
                 backoff(self.patience.first_delay, tries).max(fault.after.unwrap_or_default());

@@ -15,10 +15,10 @@ use aws_sdk_s3::config::{
 use super::config::{S3Config, S3Credentials};
 use crate::error::Result;
 use crate::store::Request;
-use crate::store::remote::fault::{Fault, Next};
+use crate::store::remote::fault::{Fault, RetryAction};
 use crate::store::remote::http::Http;
-use crate::store::remote::limit::Lane;
-use crate::store::remote::retry::{Attempt, Patience, Transport};
+use crate::store::remote::limit::RequestClass;
+use crate::store::remote::retry::{Attempt, RetryPolicy, Transport};
 use crate::sync::lock;
 
 /// Everything that requests of one store share.
@@ -44,7 +44,7 @@ impl Client {
     /// Sets the client up. No request is sent, except to find credentials and region where the
     /// usual AWS sources are to be asked (files, environment, instance metadata).
     pub(super) async fn new(config: S3Config) -> Result<Self> {
-        let patience = Patience {
+        let patience = RetryPolicy {
             idle_timeout: config.idle_timeout,
             retry_budget: config.retry_budget,
             first_delay: config.first_delay,
@@ -73,7 +73,12 @@ impl Client {
     }
 
     /// Sends a request over the connection of the bucket's region, see [`Transport::run`].
-    pub(super) async fn run<T, F, Fut>(&self, kind: Request, lane: Lane, attempt: F) -> Result<T>
+    pub(super) async fn run<T, F, Fut>(
+        &self,
+        kind: Request,
+        lane: RequestClass,
+        attempt: F,
+    ) -> Result<T>
     where
         F: Fn(Arc<Connection>) -> Fut,
         Fut: Future<Output = Attempt<T>>,
@@ -84,8 +89,8 @@ impl Client {
             *lock(&used) = connection.clone();
             attempt(connection)
         };
-        let cure = |fault: &Fault| match &fault.next {
-            Next::Region(region) => {
+        let recover = |fault: &Fault| match &fault.next {
+            RetryAction::Region(region) => {
                 let used = lock(&used);
                 self.move_to(&used, region)
             }
@@ -94,7 +99,7 @@ impl Client {
                 true
             }
         };
-        self.transport.run(kind, lane, attempt, cure).await
+        self.transport.run(kind, lane, attempt, recover).await
     }
 
     /// Follows a server that names another region, and tells. False when `used` was already

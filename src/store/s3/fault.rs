@@ -71,10 +71,10 @@ impl Fault {
                 _ => format!("the answer cannot be understood: {words}"),
             };
             if find::<Silence>(&error).is_some() {
-                return Self::new(Next::Retry, ErrorKind::Transient, what).overloaded();
+                return Self::new(RetryAction::Retry, ErrorKind::Transient, what).overloaded();
             }
             if find::<TooLong>(&error).is_some() {
-                return Self::new(Next::GiveUp, ErrorKind::Io, what);
+                return Self::new(RetryAction::GiveUp, ErrorKind::Io, what);
             }
             return Self::protocol(what);
         }
@@ -141,7 +141,7 @@ fn of_answer(operation: Operation, answer: &Answer<'_>) -> Fault {
 /// What the provider's error code says.
 fn by_code(operation: Operation, answer: &Answer<'_>) -> Option<Fault> {
     let words = answer.words();
-    let fatal = |kind, message: String| Some(Fault::new(Next::GiveUp, kind, message));
+    let fatal = |kind, message: String| Some(Fault::new(RetryAction::GiveUp, kind, message));
     let denied = |message: String| fatal(ErrorKind::Denied, message);
     match answer.code.as_str() {
         "SlowDown"
@@ -194,7 +194,7 @@ fn by_code(operation: Operation, answer: &Answer<'_>) -> Option<Fault> {
                 .into(),
         ),
         "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" => Some(Fault::new(
-            Next::RetryTimes(1),
+            RetryAction::RetryTimes(1),
             ErrorKind::Denied,
             format!("the temporary credentials have expired: log in again ({words})"),
         )),
@@ -246,20 +246,20 @@ fn by_status(operation: Operation, answer: &Answer<'_>) -> Fault {
         // Seen at Wasabi under load: 400 and nothing else.
         400 if no_code => {
             let what = "the server answered 400 without saying why";
-            Fault::new(Next::RetryTimes(6), ErrorKind::Transient, what).overloaded()
+            Fault::new(RetryAction::RetryTimes(6), ErrorKind::Transient, what).overloaded()
         }
         401 => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Denied,
             format!("the server refuses the credentials ({words})"),
         ),
         403 => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Denied,
             denied_message(operation, "", &words),
         ),
         404 if operation == Operation::Head => {
-            Fault::new(Next::GiveUp, ErrorKind::NotFound, "is not there")
+            Fault::new(RetryAction::GiveUp, ErrorKind::NotFound, "is not there")
         }
         // A proxy's or web server's page: taking it for "not there" would hide data.
         404 => Fault::protocol(format!(
@@ -270,22 +270,22 @@ fn by_status(operation: Operation, answer: &Answer<'_>) -> Fault {
         429 | 503 | 509 => throttle(&words),
         500 | 502 | 504 | 520..=599 => transient(&words),
         412 => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Changed,
             "was replaced while it was read",
         ),
         416 => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Corrupt,
             "ends before the bytes that were expected",
         ),
         _ => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Io,
             format!("the server refuses the request ({words})"),
         ),
     };
-    let unclear = matches!(fault.next, Next::GiveUp | Next::RetryTimes(_));
+    let unclear = matches!(fault.next, RetryAction::GiveUp | RetryAction::RetryTimes(_));
     fault.unexplained = operation == Operation::Head && unclear;
     fault
 }
@@ -309,7 +309,7 @@ fn elsewhere(answer: &Answer<'_>) -> Fault {
             "the bucket is in region {region}: write #{region} at the end of the URL, or --region \
              {region} ({words})"
         );
-        return Fault::new(Next::Region(region), ErrorKind::Invalid, what);
+        return Fault::new(RetryAction::Region(region), ErrorKind::Invalid, what);
     }
     let endpoint = element(answer.body, "Endpoint");
     let endpoint = match (endpoint.as_str(), answer.header("location")) {
@@ -318,7 +318,7 @@ fn elsewhere(answer: &Answer<'_>) -> Fault {
         (at, _) => format!(" at {at}"),
     };
     Fault::new(
-        Next::GiveUp,
+        RetryAction::GiveUp,
         ErrorKind::Invalid,
         format!("the bucket is elsewhere{endpoint}: check endpoint and region ({words})"),
     )
@@ -327,8 +327,8 @@ fn elsewhere(answer: &Answer<'_>) -> Fault {
 fn skewed(answer: &Answer<'_>) -> Fault {
     let what = "the clock of this machine and that of the server differ too much: set the clock";
     let next = match answer.header("date") {
-        Some(_) => Next::Clock,
-        None => Next::GiveUp,
+        Some(_) => RetryAction::Clock,
+        None => RetryAction::GiveUp,
     };
     Fault::new(
         next,
@@ -346,7 +346,7 @@ where
     if let Some(credentials) = find::<CredentialsError>(error) {
         let words = root_message(credentials);
         return Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Denied,
             format!(
                 "no usable AWS credentials: give them in the URL, in the environment \
@@ -356,12 +356,12 @@ where
     }
     match error {
         SdkError::DispatchFailure(failure) if failure.is_user() => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Invalid,
             format!("the request cannot be sent: {words}"),
         ),
         SdkError::ConstructionFailure(_) => Fault::new(
-            Next::GiveUp,
+            RetryAction::GiveUp,
             ErrorKind::Invalid,
             format!("the request cannot be made: {words}"),
         ),

@@ -11,22 +11,26 @@ use super::client::{Client, Connection};
 use super::fault::Operation;
 use crate::error::{ErrorKind, Result};
 use crate::store::remote::fault::Fault;
-use crate::store::remote::limit::Lane;
-use crate::store::remote::object::{Told, length, meta, take_range, take_whole};
+use crate::store::remote::limit::RequestClass;
+use crate::store::remote::object::{ResponseHeaders, length, meta, take_range, take_whole};
 use crate::store::remote::retry::Attempt;
 use crate::store::{Meta, Request};
 
 impl Client {
     /// The state of an object.
     pub(super) async fn head_object(&self, key: &str) -> Result<Meta> {
-        self.run(Request::Head, Lane::Names, |connection| async move {
-            match self.try_head(&connection, key).await {
-                Err(fault) if self.needs_explanation(&fault) => {
-                    self.explain(&connection, key, fault).await
+        self.run(
+            Request::Head,
+            RequestClass::Names,
+            |connection| async move {
+                match self.try_head(&connection, key).await {
+                    Err(fault) if self.needs_explanation(&fault) => {
+                        self.explain(&connection, key, fault).await
+                    }
+                    other => other,
                 }
-                other => other,
-            }
-        })
+            },
+        )
         .await
     }
 
@@ -67,7 +71,7 @@ impl Client {
 
     /// A whole object of at most `max_len` bytes.
     pub(super) async fn get_object(&self, key: &str, max_len: u64) -> Result<(Bytes, Meta)> {
-        self.run(Request::Get, Lane::Data, |connection| async move {
+        self.run(Request::Get, RequestClass::Data, |connection| async move {
             let output = self.send_get(&connection, key, None).await?;
             let (told, body) = told(output);
             take_whole(told, body, max_len).await
@@ -90,7 +94,8 @@ impl Client {
                 .await?;
             Ok((found.0, bytes))
         };
-        self.run(Request::GetRange, Lane::Data, ranged).await
+        self.run(Request::GetRange, RequestClass::Data, ranged)
+            .await
     }
 
     async fn try_range(
@@ -132,8 +137,8 @@ impl Client {
     }
 }
 
-fn told(output: GetObjectOutput) -> (Told, ByteStream) {
-    let told = Told {
+fn told(output: GetObjectOutput) -> (ResponseHeaders, ByteStream) {
+    let told = ResponseHeaders {
         length: output.content_length,
         content_range: output.content_range,
         etag: output.e_tag,

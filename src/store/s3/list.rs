@@ -14,7 +14,7 @@ use super::fault::{Operation, Version};
 use crate::codec::percent::percent_decode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::fault::Fault;
-use crate::store::remote::limit::Lane;
+use crate::store::remote::limit::RequestClass;
 use crate::store::remote::names::{Listed, Names};
 use crate::store::remote::object::{is_empty_etag, meta};
 use crate::store::remote::retry::Attempt;
@@ -65,7 +65,7 @@ impl Client {
             // Retries are those of the page: what was listed before it is kept.
             let at = next.as_deref();
             let page = self
-                .run(Request::List, Lane::Names, |connection| async move {
+                .run(Request::List, RequestClass::Names, |connection| async move {
                     self.try_page(&connection, prefix, version, at).await
                 })
                 .await?;

@@ -18,14 +18,14 @@ use bytes::Bytes;
 
 use self::client::Client;
 pub use self::config::{S3Config, S3Credentials};
-use super::remote::store::{Objects, Remote};
+use super::remote::blocking::{BlockingStore, ObjectApi};
 use super::{Entry, Meta, Store, StoreLayer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A directory in a bucket as a store.
-pub struct S3Store(Remote<Client>);
+pub struct S3Store(BlockingStore<Client>);
 
-impl Objects for Client {
+impl ObjectApi for Client {
     async fn head_object(&self, key: &str) -> Result<Meta> {
         Client::head_object(self, key).await
     }
@@ -76,7 +76,7 @@ impl S3Store {
                 ));
             }
         }
-        Remote::start("brfs-s3", Client::new(config)).map(S3Store)
+        BlockingStore::start("brfs-s3", Client::new(config)).map(S3Store)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::sync::lock;
 
 /// What was being done: the same error means different things to different system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
+pub(super) enum Operation {
     /// Looking a name up in, or listing, a directory.
     Finding,
     /// Anything about a node that was found: its attributes, its target, opening it.
@@ -27,10 +27,10 @@ pub(super) enum Doing {
 /// The errno for an error. A name that is not there is `ENOENT`; but a node that *is* shown and
 /// whose data is missing is damaged, which is `EIO`: `ENOENT` would make a backup program think
 /// that all is well and the file merely gone.
-pub(super) fn errno(error: &Error, doing: Doing) -> Errno {
+pub(super) fn errno(error: &Error, doing: Operation) -> Errno {
     match (error.kind(), doing) {
-        (_, Doing::Reading) => Errno::EIO,
-        (ErrorKind::NotFound, Doing::Finding) => Errno::ENOENT,
+        (_, Operation::Reading) => Errno::EIO,
+        (ErrorKind::NotFound, Operation::Finding) => Errno::ENOENT,
         (ErrorKind::Denied | ErrorKind::Link, _) => Errno::EACCES,
         (ErrorKind::Unsupported, _) => Errno::EOPNOTSUPP,
         _ => Errno::EIO,
@@ -115,15 +115,15 @@ mod tests {
             ErrorKind::Corrupt,
         ] {
             let error = Error::new(kind, "x");
-            assert_eq!(errno(&error, Doing::Reading), Errno::EIO);
+            assert_eq!(errno(&error, Operation::Reading), Errno::EIO);
         }
     }
 
     #[test]
     fn missing_name_is_enoent_but_missing_data_is_eio() {
         let error = Error::new(ErrorKind::NotFound, "x");
-        assert_eq!(errno(&error, Doing::Finding), Errno::ENOENT);
-        assert_eq!(errno(&error, Doing::Using), Errno::EIO);
+        assert_eq!(errno(&error, Operation::Finding), Errno::ENOENT);
+        assert_eq!(errno(&error, Operation::Using), Errno::EIO);
     }
 
     #[test]

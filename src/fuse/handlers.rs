@@ -11,10 +11,10 @@ use fuser::{
 
 use super::acl;
 use super::attrs::{Ownership, file_type};
-use super::demand::Demand;
-use super::faults::{Doing, FaultLog, errno};
+use super::error_log::{FaultLog, Operation, errno};
 use super::handles::{DirHandle, FileHandle, Handles};
 use super::inodes::Inodes;
+use super::readdirplus::ReaddirplusPolicy;
 use super::waiting::Pending;
 use crate::error::Error;
 use crate::io::Chunk;
@@ -50,7 +50,7 @@ pub(super) struct Shared {
     pub(super) dirs: Handles<DirHandle>,
     ownership: Ownership,
     faults: FaultLog,
-    demand: Demand,
+    demand: ReaddirplusPolicy,
 }
 
 impl Shared {
@@ -61,7 +61,7 @@ impl Shared {
             dirs: Handles::new(),
             ownership,
             faults: FaultLog::default(),
-            demand: Demand::default(),
+            demand: ReaddirplusPolicy::default(),
         }
     }
 
@@ -79,7 +79,7 @@ impl Shared {
     }
 
     /// Logs an error about a node and gives the errno for it.
-    pub(super) fn fail(&self, ino: u64, what: &str, doing: Doing, error: &Error) -> Errno {
+    pub(super) fn fail(&self, ino: u64, what: &str, doing: Operation, error: &Error) -> Errno {
         let number = errno(error, doing);
         // That a name is not there is an answer, not a fault.
         if number != Errno::ENOENT {
@@ -99,7 +99,7 @@ impl Shared {
         match dir.lookup(name) {
             Ok(Some(node)) => Ok(node),
             Ok(None) => Err(Errno::ENOENT),
-            Err(error) => Err(self.fail(parent, "look into", Doing::Finding, &error)),
+            Err(error) => Err(self.fail(parent, "look into", Operation::Finding, &error)),
         }
     }
 
@@ -132,7 +132,7 @@ impl Shared {
                 reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
             }
             Err(error) => {
-                let number = errno(&error, Doing::Using);
+                let number = errno(&error, Operation::Using);
                 let path = || self.inodes.path(parent).join(name);
                 self.faults
                     .report(|| format!("cannot tell about {:?}", path()), &error);
@@ -162,7 +162,7 @@ impl Shared {
                 }
                 reply.attr(&ttl, &self.ownership.file_attr(ino, &attr));
             }
-            Err(error) => reply.refuse(self.fail(ino, "tell about", Doing::Using, &error)),
+            Err(error) => reply.refuse(self.fail(ino, "tell about", Operation::Using, &error)),
         }
     }
 
@@ -193,7 +193,7 @@ impl Shared {
                         format!("cannot read {len} bytes at {offset} of {path:?}")
                     };
                     self.faults.report(what, &error);
-                    reply.refuse(errno(&error, Doing::Reading));
+                    reply.refuse(errno(&error, Operation::Reading));
                 }
             }
         });
@@ -248,7 +248,7 @@ impl Shared {
             }
             full
         });
-        let failed = listed.map_err(|error| self.fail(ino, "list", Doing::Finding, &error));
+        let failed = listed.map_err(|error| self.fail(ino, "list", Operation::Finding, &error));
         match (reply.take(), failed) {
             (Some(reply), Ok(())) => reply.ok(),
             (reply, failed) => {
@@ -326,7 +326,7 @@ impl Shared {
                     reply.ok();
                 }
             }
-            Err(error) => reply.refuse(self.fail(ino, "list", Doing::Finding, &error)),
+            Err(error) => reply.refuse(self.fail(ino, "list", Operation::Finding, &error)),
         }
     }
 }

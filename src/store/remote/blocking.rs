@@ -19,7 +19,7 @@ use crate::store::{Entry, Meta, Store, StorePath, StoreTraits, StoredFile, Valid
 const MAX_RANGE: u64 = 8 << 20;
 
 /// The requests of one protocol, by key.
-pub(crate) trait Objects: Send + Sync + 'static {
+pub(crate) trait ObjectApi: Send + Sync + 'static {
     fn head_object(&self, key: &str) -> impl Future<Output = Result<Meta>>;
     fn get_object(&self, key: &str, max_len: u64) -> impl Future<Output = Result<(Bytes, Meta)>>;
     fn get_range(
@@ -39,7 +39,7 @@ pub(crate) trait Objects: Send + Sync + 'static {
 }
 
 /// A client with its threads.
-pub(crate) struct Remote<C>(Arc<Shared<C>>);
+pub(crate) struct BlockingStore<C>(Arc<Shared<C>>);
 
 struct Shared<C> {
     objects: C,
@@ -47,7 +47,7 @@ struct Shared<C> {
     runtime: Option<Runtime>,
 }
 
-impl<C: Objects> Shared<C> {
+impl<C: ObjectApi> Shared<C> {
     fn wait<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let runtime = self.runtime.as_ref();
         let runtime = runtime.ok_or_else(|| Error::new(ErrorKind::Io, "the store is closed"))?;
@@ -79,7 +79,7 @@ impl<C> Drop for Shared<C> {
     }
 }
 
-impl<C: Objects> Remote<C> {
+impl<C: ObjectApi> BlockingStore<C> {
     /// Starts the threads and makes the client on them.
     pub(crate) fn start(name: &str, client: impl Future<Output = Result<C>>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,17 +90,17 @@ impl<C: Objects> Remote<C> {
             .map_err(|e| Error::from_io(e, "cannot start the threads of the storage client"))?;
         let objects = runtime.block_on(client)?;
         let runtime = Some(runtime);
-        Ok(Remote(Arc::new(Shared { objects, runtime })))
+        Ok(BlockingStore(Arc::new(Shared { objects, runtime })))
     }
 }
 
-impl<C: Objects> fmt::Debug for Remote<C> {
+impl<C: ObjectApi> fmt::Debug for BlockingStore<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.describe())
     }
 }
 
-impl<C: Objects> Store for Remote<C> {
+impl<C: ObjectApi> Store for BlockingStore<C> {
     fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
         let parts = [self.0.objects.dir(), dir.as_str()];
         let parts: Vec<&str> = parts.into_iter().filter(|p| !p.is_empty()).collect();
@@ -188,7 +188,7 @@ struct RemoteFile<C> {
     meta: Meta,
 }
 
-impl<C: Objects> ReadAt for RemoteFile<C> {
+impl<C: ObjectApi> ReadAt for RemoteFile<C> {
     fn len_bytes(&self) -> u64 {
         self.opened_meta().len_bytes
     }
@@ -204,7 +204,7 @@ impl<C: Objects> ReadAt for RemoteFile<C> {
     }
 }
 
-impl<C: Objects> StoredFile for RemoteFile<C> {
+impl<C: ObjectApi> StoredFile for RemoteFile<C> {
     fn opened_meta(&self) -> Meta {
         self.meta
     }
@@ -229,7 +229,7 @@ impl<C: Objects> StoredFile for RemoteFile<C> {
     }
 }
 
-impl<C: Objects> RemoteFile<C> {
+impl<C: ObjectApi> RemoteFile<C> {
     /// Refuses a range that leaves the object.
     fn check(&self, offset: u64, len: usize) -> Result<()> {
         check_range(offset, len as u64, self.meta.len_bytes).map_err(|_| {

@@ -17,12 +17,12 @@ const PATIENCE: u32 = 64;
 
 /// How much attributes were wanted lately. Races cost an answer that is too short or too long, no more.
 #[derive(Default)]
-pub(super) struct Demand {
+pub(super) struct ReaddirplusPolicy {
     lookups: AtomicU32,
     full: AtomicU32,
 }
 
-impl Demand {
+impl ReaddirplusPolicy {
     /// A guest file was looked up.
     pub(super) fn looked_up(&self) {
         if self.lookups.fetch_add(1, Ordering::Relaxed) + 1 >= SHOWN {
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn listings_are_full_for_a_while_after_many_lookups() {
-        let demand = Demand::default();
+        let demand = ReaddirplusPolicy::default();
         assert_eq!(demand.at_start(), SAMPLE);
         (1..SHOWN).for_each(|_| demand.looked_up());
         assert_eq!(demand.at_start(), SAMPLE);
@@ -65,13 +65,13 @@ mod tests {
 
     #[test]
     fn a_few_lookups_in_each_directory_add_up() {
-        let demand = Demand::default();
+        let demand = ReaddirplusPolicy::default();
         let is_full = (0..20).any(|_| {
             (0..5).for_each(|_| demand.looked_up());
             demand.at_start() > SAMPLE
         });
         assert!(is_full);
-        let demand = Demand::default();
+        let demand = ReaddirplusPolicy::default();
         let is_full = (0..100).any(|_| {
             demand.looked_up();
             demand.at_start() > SAMPLE

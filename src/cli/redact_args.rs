@@ -19,7 +19,7 @@ pub(super) const HIDDEN_URL: &str = "BRFS_HIDDEN_URL";
 ///
 /// # Errors
 /// Whatever keeps the program from being started again.
-pub(super) fn hide_secrets() -> Result<()> {
+pub(super) fn redact() -> Result<()> {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let Some((args, url)) = hidden(args) else {

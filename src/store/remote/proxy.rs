@@ -29,7 +29,7 @@ type Tcp = <HttpConnector<Names> as Service<Uri>>::Response;
 
 /// What is the same for all connections of a client.
 #[derive(Clone)]
-pub(super) struct Route(Arc<Inner>);
+pub(super) struct ProxyRules(Arc<Inner>);
 
 struct Inner {
     proxies: Matcher,
@@ -37,14 +37,14 @@ struct Inner {
     told: AtomicBool,
 }
 
-impl Route {
+impl ProxyRules {
     /// As the environment says.
     pub(super) fn of_environment() -> Self {
         Self::new(Matcher::from_env(), Names::System(GaiResolver::new()))
     }
 
     pub(super) fn new(proxies: Matcher, names: Names) -> Self {
-        Route(Arc::new(Inner {
+        ProxyRules(Arc::new(Inner {
             proxies,
             names,
             told: AtomicBool::new(false),
@@ -69,10 +69,10 @@ impl Route {
     }
 
     /// Makes connections, set up as `configure` does it.
-    pub(super) fn hop(&self, configure: impl FnOnce(&mut HttpConnector<Names>)) -> Hop {
+    pub(super) fn connector(&self, configure: impl FnOnce(&mut HttpConnector<Names>)) -> Connector {
         let mut tcp = HttpConnector::new_with_resolver(self.0.names.clone());
         configure(&mut tcp);
-        Hop {
+        Connector {
             route: self.clone(),
             tcp,
         }
@@ -98,7 +98,7 @@ pub(super) enum Names {
     System(GaiResolver),
     /// Tests only.
     #[cfg(test)]
-    Told(Arc<dyn Fn() -> SocketAddr + Send + Sync>),
+    ResponseHeaders(Arc<dyn Fn() -> SocketAddr + Send + Sync>),
 }
 
 impl Service<Name> for Names {
@@ -117,7 +117,7 @@ impl Service<Name> for Names {
                 Box::pin(async move { Ok(found.await?.collect::<Vec<_>>().into_iter()) })
             }
             #[cfg(test)]
-            Names::Told(address) => {
+            Names::ResponseHeaders(address) => {
                 let address = address();
                 Box::pin(async move { Ok(vec![address].into_iter()) })
             }
@@ -127,12 +127,12 @@ impl Service<Name> for Names {
 
 /// Makes the connection below TLS.
 #[derive(Clone)]
-pub(super) struct Hop {
-    route: Route,
+pub(super) struct Connector {
+    route: ProxyRules,
     tcp: HttpConnector<Names>,
 }
 
-impl Service<Uri> for Hop {
+impl Service<Uri> for Connector {
     type Response = Hopped;
     type Error = BoxError;
     type Future = BoxFuture<Hopped>;
@@ -262,8 +262,8 @@ mod tests {
 
     use super::super::fault::{Fault, transient};
     use super::super::http::Http;
-    use super::super::limit::Lane;
-    use super::super::retry::{Patience, Transport};
+    use super::super::limit::RequestClass;
+    use super::super::retry::{RetryPolicy, Transport};
     use super::*;
     use crate::store::Request;
 
@@ -329,9 +329,9 @@ mod tests {
             serve(new, never);
             let address = Arc::new(Mutex::new(at_old));
             let told = address.clone();
-            let names = Names::Told(Arc::new(move || *told.lock().unwrap()));
-            let route = Route::new(Matcher::builder().build(), names);
-            let patience = Patience {
+            let names = Names::ResponseHeaders(Arc::new(move || *told.lock().unwrap()));
+            let route = ProxyRules::new(Matcher::builder().build(), names);
+            let patience = RetryPolicy {
                 idle_timeout: Duration::from_millis(300),
                 retry_budget: Duration::from_secs(20),
                 first_delay: Duration::from_millis(20),
@@ -357,7 +357,8 @@ mod tests {
                         false => Err(transient("503")),
                     }
                 };
-                runtime.block_on(transport.run(Request::Get, Lane::Data, attempt, |_| false))
+                runtime
+                    .block_on(transport.run(Request::Get, RequestClass::Data, attempt, |_| false))
             };
             ask().unwrap();
             // Later failures of the first are not seen by the second: it answers all that comes.
