@@ -3,6 +3,17 @@
 //! The integer readers give 0 past the end of the slice: callers pass buffers of constant size, and
 //! a parser must not be able to panic even if one is wrong.
 
+/// The byte at `at`.
+pub fn byte(bytes: &[u8], at: usize) -> u8 {
+    bytes.get(at).copied().unwrap_or(0)
+}
+
+/// A number that is to be a place in memory. What no slice can be as long as becomes a place that is in none: `get` then
+/// finds nothing, and memory for it is refused.
+pub fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// Little-endian 16 bits at `at`.
 pub fn le16(bytes: &[u8], at: usize) -> u16 {
     field(bytes, at).map_or(0, u16::from_le_bytes)

@@ -9,7 +9,7 @@ use super::checksum::Checksum;
 use super::fault::bad;
 use super::key::Key;
 use crate::error::Result;
-use crate::volume::bits::{le32, le64};
+use crate::volume::bits::{byte, has, le32, le64};
 
 /// Levels of a tree.
 pub const MAX_LEVELS: u8 = 8;
@@ -63,11 +63,11 @@ impl Block {
         if le64(header, 0x30) != logical {
             return Err(wrong("is not where it says it is"));
         }
-        if !uuids.iter().any(|uuid| header[0x20..0x30] == *uuid) {
+        if !uuids.iter().any(|uuid| has(header, 0x20, uuid)) {
             return Err(wrong("is of another file system"));
         }
         let block = Block {
-            level: header[0x64],
+            level: byte(header, 0x64),
             generation: le64(header, 0x50),
             count: le32(header, 0x60) as usize,
             bytes,

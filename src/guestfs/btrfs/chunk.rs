@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use super::fault::bad;
 use super::key::{CHUNK_ITEM, FIRST_CHUNK_TREE, Key};
-use super::superblock::DeviceId;
+use super::superblock::{DeviceId, uuid};
 use crate::error::Result;
-use crate::volume::bits::{le16, le64};
+use crate::volume::bits::{index, le16, le64};
 
 /// The kernel knows no other length of a stripe.
 pub const STRIPE_BYTES: u64 = 64 << 10;
@@ -136,7 +136,7 @@ impl Chunk {
             parsed.push(Stripe {
                 device: DeviceId {
                     number: le64(stripe, 0),
-                    uuid: stripe[16..].try_into().unwrap_or_default(),
+                    uuid: uuid(stripe, 16),
                 },
                 offset,
             });
@@ -185,7 +185,7 @@ impl Chunk {
                 Spot {
                     len_bytes: left.min(STRIPE_BYTES - rest),
                     within: in_row(number / groups),
-                    places: Places::Copies((number % groups * copies) as usize, copies as usize),
+                    places: Places::Copies(index(number % groups * copies), index(copies)),
                 }
             }
             Layout::Parity(parities) => {
@@ -196,11 +196,11 @@ impl Chunk {
                     within: in_row(row),
                     places: Places::Parity(Row {
                         // Each row begins one stripe later than the one before it.
-                        first: (row % count) as usize,
+                        first: index(row % count),
                         stripes: self.stripes.len(),
-                        data: data as usize,
-                        parities: parities as usize,
-                        wanted: (number % data) as usize,
+                        data: index(data),
+                        parities: index(parities),
+                        wanted: index(number % data),
                     }),
                 }
             }
@@ -227,9 +227,9 @@ impl Chunks {
             let key = Key::parse(rest)
                 .filter(|key| (key.objectid, key.key_type) == (FIRST_CHUNK_TREE, CHUNK_ITEM))
                 .ok_or_else(|| bad("the superblock's chunks do not make sense"))?;
-            let item = &rest[Key::BYTES..];
+            let item = rest.get(Key::BYTES..).unwrap_or_default();
             let chunk = Chunk::parse(key.offset, item, sector_bytes)?;
-            rest = &item[chunk.item_bytes()..];
+            rest = item.get(chunk.item_bytes()..).unwrap_or_default();
             chunks.insert(chunk)?;
         }
         Ok(chunks)

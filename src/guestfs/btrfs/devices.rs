@@ -23,7 +23,7 @@ use crate::volume::Content;
 const MAX_DEVICES: usize = 1024;
 
 /// The devices that are there, and what they agree on.
-pub struct Devices {
+pub(super) struct Devices {
     /// The superblock that counts.
     pub superblock: Superblock,
     /// Each with an id of its own.
@@ -50,7 +50,7 @@ impl Candidate {
 /// # Errors
 /// `Corrupt` without a superblock; what kept other volumes from being looked at, if that may pass: without
 /// them another state might be shown than with them.
-pub fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
+pub(super) fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
     let superblock = Superblock::read(&*volume)?;
     let entered = Candidate {
         place: "the volume that was entered".to_string(),
@@ -61,6 +61,7 @@ pub fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
         let superblock = entered.superblock.clone();
         return Ok(gathered(superblock, vec![entered]));
     }
+    let first = entered.superblock.clone();
     let mut candidates = vec![entered];
     let mut seeds = Vec::new();
     for (place, volume) in others(Content::Btrfs)? {
@@ -79,13 +80,13 @@ pub fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
         };
         if candidates.len() + seeds.len() >= MAX_DEVICES {
             found.leave_out("there are too many");
-        } else if found.superblock.fsid == candidates[0].superblock.fsid {
+        } else if found.superblock.fsid == first.fsid {
             candidates.push(found);
         } else if found.superblock.is_seed() {
             seeds.push(found);
         }
     }
-    let superblock = choose(&mut candidates);
+    let superblock = choose(&first, &mut candidates);
     // What a file system grew from: chunks name its devices by their UUIDs. Its superblocks stay as they
     // were.
     drop_twins(&mut seeds, 0);
@@ -97,8 +98,7 @@ pub fn find(volume: Arc<dyn ReadAt>, others: Others<'_>) -> Result<Devices> {
 
 /// The superblock that counts. Leaves out what does not go with it; the first candidate is the volume that
 /// was entered.
-fn choose(candidates: &mut Vec<Candidate>) -> Superblock {
-    let entered = candidates[0].superblock.clone();
+fn choose(entered: &Superblock, candidates: &mut Vec<Candidate>) -> Superblock {
     let is_twin = |candidate: &Candidate| {
         let same = |other: &&Candidate| other.superblock.device == candidate.superblock.device;
         candidates.iter().filter(same).count() > 1
@@ -110,16 +110,16 @@ fn choose(candidates: &mut Vec<Candidate>) -> Superblock {
             let why = match (std::mem::take(&mut is_first), found.device == entered.device) {
                 (true, _) => return true,
                 (false, true) => "the volume that was entered counts, which is the same device",
-                (false, false) if found.is_same_state(&entered) => return true,
+                (false, false) if found.is_same_state(entered) => return true,
                 _ => "devices are there more than once, and it is of another state than what was entered",
             };
             candidate.leave_out(why);
             false
         });
         drop_twins(candidates, 1);
-        return entered;
+        return entered.clone();
     }
-    let mut newest = &entered;
+    let mut newest = entered;
     for candidate in candidates.iter() {
         if candidate.superblock.generation > newest.generation {
             newest = &candidate.superblock;

@@ -6,7 +6,7 @@
 use super::fault::{bad, unsupported};
 use super::unpack::{Compression, MAX_UNPACKED_BYTES};
 use crate::error::Result;
-use crate::volume::bits::{le16, le64};
+use crate::volume::bits::{byte, le16, le64};
 
 const HEAD_BYTES: usize = 21;
 const BYTES: usize = 53;
@@ -57,10 +57,10 @@ impl FileExtent<'_> {
         let short = || bad("a file's extent is too short");
         let (head, behind) = item.split_at_checked(HEAD_BYTES).ok_or_else(short)?;
         let unpacked_bytes = le64(head, 8);
-        if head[17] != 0 || le16(head, 18) != 0 {
+        if byte(head, 17) != 0 || le16(head, 18) != 0 {
             return Err(unsupported("an encrypted or encoded extent is not read"));
         }
-        let method = Compression::from_number(head[16])?;
+        let method = Compression::from_number(byte(head, 16))?;
         if method.is_some() && unpacked_bytes > MAX_UNPACKED_BYTES as u64 {
             return Err(bad("a compressed extent is too large"));
         }
@@ -71,7 +71,7 @@ impl FileExtent<'_> {
                 place,
             })
         };
-        let kind = head[20];
+        let kind = byte(head, 20);
         if kind == INLINE {
             return extent(Place::Inline(behind));
         }

@@ -5,11 +5,11 @@ use std::fmt;
 use crate::error::{Error, ErrorKind};
 
 /// What is stored does not make sense.
-pub fn bad(message: &str) -> Error {
+pub(super) fn bad(message: &str) -> Error {
     Error::corrupt(format!("btrfs: {message}"))
 }
 
 /// What is stored is of a kind that is not read.
-pub fn unsupported(message: impl fmt::Display) -> Error {
+pub(super) fn unsupported(message: impl fmt::Display) -> Error {
     Error::new(ErrorKind::Unsupported, format!("btrfs: {message}"))
 }

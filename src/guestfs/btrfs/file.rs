@@ -16,12 +16,13 @@ use super::unpack::Compression;
 use crate::error::{Error, Result};
 use crate::guestfs::common::recent::Recent;
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
+use crate::volume::bits::index;
 
 /// Unpacked extents kept by one open file: as many as a read of 1 MiB may meet.
 const KEPT: usize = 8;
 
 /// One file's content.
-pub struct Content {
+pub(super) struct Content {
     /// The trees.
     pub trees: Arc<Trees>,
     /// The subvolume's tree.
@@ -38,7 +39,7 @@ pub struct Content {
 
 /// How the contents of a file are verified.
 #[derive(Clone, Copy)]
-pub struct Sums {
+pub(super) struct Sums {
     /// The tree of checksums; `None` for files that have none.
     pub root: Option<Root>,
     /// Their kind.
@@ -79,7 +80,7 @@ impl Content {
     ///
     /// # Errors
     /// `Corrupt` for a length that no file can have.
-    pub fn new(
+    pub(super) fn new(
         trees: Arc<Trees>,
         root: Root,
         number: u64,
@@ -141,7 +142,7 @@ impl Content {
                     None => stored.to_vec(),
                     // At most 128 KiB, see `FileExtent::parse`.
                     Some(method) => {
-                        self.unpack(method, stored, extent.unpacked_bytes as usize, true)?
+                        self.unpack(method, stored, index(extent.unpacked_bytes), true)?
                     }
                 };
                 (bytes.len() as u64, Piece::Inline(bytes))
@@ -171,8 +172,8 @@ impl Content {
             ) => {
                 let packed = Packed {
                     logical,
-                    stored_bytes: stored_bytes as usize,
-                    unpacked_bytes: extent.unpacked_bytes as usize,
+                    stored_bytes: index(stored_bytes),
+                    unpacked_bytes: index(extent.unpacked_bytes),
                     within,
                     method,
                     is_last: start.saturating_add(extent.unpacked_bytes) >= self.len_bytes,
@@ -222,10 +223,12 @@ impl Content {
         if skip == 0 && whole == buf.len() as u64 {
             return self.read_sectors(logical, buf);
         }
-        let mut sectors = vec![0; whole as usize];
+        let mut sectors = vec![0; index(whole)];
         self.read_sectors(logical - skip, &mut sectors)?;
-        let skip = skip as usize;
-        buf.copy_from_slice(&sectors[skip..skip + buf.len()]);
+        let skip = index(skip);
+        let wanted = sectors.get(skip..skip + buf.len());
+        let wanted = wanted.ok_or_else(|| bad("a read leaves its sectors"))?;
+        buf.copy_from_slice(wanted);
         Ok(())
     }
 
@@ -245,8 +248,8 @@ impl Content {
                 return Err(failed);
             }
             // No copy is good as a whole, but each sector may be good in one of them.
-            let sectors = run.chunks_mut(sector as usize);
-            for (sector_bytes, at) in sectors.zip((at..).step_by(sector as usize)) {
+            let sectors = run.chunks_mut(index(sector));
+            for (sector_bytes, at) in sectors.zip((at..).step_by(index(sector))) {
                 self.read_sound(root, at, sector_bytes)?;
             }
             Ok(())
@@ -273,7 +276,7 @@ impl Content {
         let sector = self.sector_bytes();
         let method = self.sums.kind;
         let size = method.len_bytes();
-        let mut rest = bytes.chunks_exact(sector as usize);
+        let mut rest = bytes.chunks_exact(index(sector));
         let mut at = logical;
         while rest.len() > 0 {
             let none = || bad("a file's content has no checksum").at(at);
@@ -283,7 +286,7 @@ impl Content {
             if found.objectid != CSUM_OBJECT || found.key_type != EXTENT_CSUM {
                 return Err(none());
             }
-            let first = ((at - found.offset) / sector) as usize;
+            let first = index((at - found.offset) / sector);
             let sums = sums.chunks_exact(size).skip(first);
             if sums.len() == 0 {
                 return Err(none());

@@ -9,6 +9,16 @@
 //! Subvolumes appear where they are linked, as in the kernel's mount of the top level. A log tree (what
 //! was synced since the last commit) is not replayed, which gives the kernel's `nologreplay` view, and
 //! that is said.
+#![cfg_attr(
+    not(test),
+    warn(
+        unreachable_pub,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing
+    )
+)]
 
 pub mod block;
 pub mod checksum;
@@ -35,10 +45,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::guestfs::common::unix::{kind_of_mode, time};
+use crate::guestfs::common::unix::{device_number, kind_of_mode, time};
 use crate::guestfs::{Batch, GuestAttr, GuestEntry, GuestFs, GuestInode, Others};
 use crate::io::ReadAt;
 use crate::kind::NodeKind;
+use crate::volume::bits::index;
 use chunk::{Chunk, Chunks};
 use devices::Devices;
 use dir_item::{Record, Records, name_hash};
@@ -253,10 +264,7 @@ impl GuestFs for BtrfsFs {
         let (_, inode) = self.inode(inode)?;
         let kind = kind_of_mode(inode.mode).ok_or_else(|| bad("an inode has no known type"))?;
         // Stored as the kernel keeps it: 12 bits of major above 20 of minor.
-        let (major, minor) = (
-            (inode.rdev >> 20) as u32 & 0xFFF,
-            inode.rdev as u32 & 0xF_FFFF,
-        );
+        let (major, minor) = (inode.rdev >> 20 & 0xFFF, inode.rdev & 0xF_FFFF);
         Ok(GuestAttr {
             kind,
             size_bytes: inode.len_bytes,
@@ -270,7 +278,7 @@ impl GuestFs for BtrfsFs {
             ctime: time(inode.ctime.0, inode.ctime.1),
             rdev: match kind {
                 NodeKind::CharDevice | NodeKind::BlockDevice => {
-                    (minor & 0xFF) | (major << 8) | ((minor & !0xFF) << 12)
+                    device_number(major, minor).unwrap_or(0)
                 }
                 _ => 0,
             },
@@ -334,7 +342,7 @@ impl GuestFs for BtrfsFs {
         if !(1..=MAX_TARGET_BYTES).contains(&inode.len_bytes) {
             return Err(bad("a symbolic link has a target of a strange length"));
         }
-        let mut target = vec![0; inode.len_bytes as usize];
+        let mut target = vec![0; index(inode.len_bytes)];
         self.content(root, &inode)?.read_exact_at(&mut target, 0)?;
         Ok(OsString::from_vec(target))
     }

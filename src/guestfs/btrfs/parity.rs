@@ -9,21 +9,22 @@ use crate::volume::md::galois::{add_scaled, inverse, power, scale};
 /// How often a column of data counts in Q.
 fn weight(column: usize) -> u8 {
     // The same again after 255.
-    power((column % 255) as u32)
+    let exponent = u8::try_from(column % 255).unwrap_or_default();
+    power(u32::from(exponent))
 }
 
 /// Adds what a column of data has in P.
-pub fn add(sum: &mut [u8], bytes: &[u8]) {
+pub(super) fn add(sum: &mut [u8], bytes: &[u8]) {
     add_scaled(sum, bytes, 1);
 }
 
 /// Adds what a column of data has in Q.
-pub fn add_weighted(sum: &mut [u8], column: usize, bytes: &[u8]) {
+pub(super) fn add_weighted(sum: &mut [u8], column: usize, bytes: &[u8]) {
     add_scaled(sum, bytes, weight(column));
 }
 
 /// The data of a column from what it has in Q.
-pub fn from_weighted(sum: &mut [u8], column: usize) {
+pub(super) fn from_weighted(sum: &mut [u8], column: usize) {
     scale(sum, inverse(weight(column)));
 }
 
@@ -31,7 +32,7 @@ pub fn from_weighted(sum: &mut [u8], column: usize) {
 ///
 /// D + E = P and wD + vE = Q give D = (Q + vP) / (w + v). Columns 255 apart have the same weight: what comes out
 /// is not the data then, and no checksum holds.
-pub fn from_both(plain: &mut [u8], weighted: &[u8], column: usize, other: usize) {
+pub(super) fn from_both(plain: &mut [u8], weighted: &[u8], column: usize, other: usize) {
     let (w, v) = (weight(column), weight(other));
     scale(plain, v);
     add(plain, weighted);

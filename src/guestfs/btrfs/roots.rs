@@ -9,7 +9,7 @@ use super::key::{CSUM_TREE, Key, ROOT_BACKREF, ROOT_ITEM, is_subvolume};
 use super::superblock::Root;
 use super::tree::Trees;
 use crate::error::Result;
-use crate::volume::bits::le64;
+use crate::volume::bits::{byte, le64};
 
 /// Bytes of an item of the oldest kind; newer ones have more behind.
 const BYTES: usize = 239;
@@ -42,7 +42,7 @@ pub fn parse(item: &[u8]) -> Result<Root> {
     Ok(Root {
         block: le64(item, 176),
         generation: le64(item, 160),
-        level: item[BYTES - 1],
+        level: byte(item, BYTES - 1),
     })
 }
 

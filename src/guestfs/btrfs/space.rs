@@ -44,7 +44,7 @@ pub struct Space {
 }
 
 /// Of several failures the one to tell: one that may pass, or the first.
-pub fn keep_failure(kept: &mut Option<Error>, error: Error) {
+pub(super) fn keep_failure(kept: &mut Option<Error>, error: Error) {
     let is_damage = |error: &Error| error.kind() == ErrorKind::Corrupt;
     if kept
         .as_ref()
@@ -81,7 +81,8 @@ impl Space {
             Places::Copies(first, count) => {
                 let mut stripes: Vec<usize> = (*first..first + count).collect();
                 stripes.sort_by_key(|&stripe| {
-                    let member = self.member(&chunk.stripes()[stripe].device);
+                    let stripe = chunk.stripes().get(stripe);
+                    let member = stripe.and_then(|stripe| self.member(&stripe.device).ok());
                     member.map_or(2, |member| u8::from(!member.is_current))
                 });
                 stripes.into_iter().map(Way::Stored).collect()
@@ -157,7 +158,9 @@ impl Space {
             let mut other = Vec::new();
             let mut have_it = false;
             for stripe in stripes {
-                let id = &chunk.stripes()[stripe].device;
+                let place = chunk.stripes().get(stripe);
+                let place = place.ok_or_else(|| bad("a chunk lacks a stripe"))?;
+                let id = &place.device;
                 let is_current = self.member(id).map(|member| member.is_current);
                 let read = match (is_current, have_it) {
                     (Err(error), _) => Err(error),

@@ -11,7 +11,7 @@ use super::checksum::Checksum;
 use super::fault::{bad, unsupported};
 use crate::error::{ErrorKind, Result};
 use crate::io::ReadAt;
-use crate::volume::bits::{has, le16, le32, le64};
+use crate::volume::bits::{byte, has, le16, le32, le64};
 
 /// Where the copies lie. The first one is the one that counts, as in Linux.
 const OFFSETS: [u64; 3] = [64 << 10, 64 << 20, 256 << 30];
@@ -116,7 +116,7 @@ pub struct Superblock {
     incompat: u64,
 }
 
-fn uuid(bytes: &[u8], at: usize) -> [u8; 16] {
+pub(super) fn uuid(bytes: &[u8], at: usize) -> [u8; 16] {
     let field = bytes.get(at..at + 16).and_then(|uuid| uuid.try_into().ok());
     field.unwrap_or_default()
 }
@@ -168,7 +168,8 @@ impl Superblock {
             return Err(bad("there is no superblock"));
         }
         let sums = Checksum::from_number(le16(block, 0xC4))?;
-        if !sums.verify(&block[SUM_BYTES..], &block[..SUM_BYTES]) {
+        let (sum, summed) = block.split_at_checked(SUM_BYTES).unwrap_or_default();
+        if !sums.verify(summed, sum) {
             return Err(bad("the superblock has a wrong checksum"));
         }
         if le64(block, 0x30) != offset {
@@ -179,27 +180,28 @@ impl Superblock {
         let system_bytes = le32(block, 0xA0) as usize;
         let found = Superblock {
             fsid: uuid(block, 0x20),
-            device: DeviceId::parse(&block[DEVICE_ITEM..]),
+            device: DeviceId::parse(block.get(DEVICE_ITEM..).unwrap_or_default()),
             generation,
             num_devices: le64(block, 0x88),
             root: Root {
                 block: le64(block, 0x50),
                 generation,
-                level: block[0xC6],
+                level: byte(block, 0xC6),
             },
             chunk_root: Root {
                 block: le64(block, 0x58),
                 generation: le64(block, 0xA4),
-                level: block[0xC7],
+                level: byte(block, 0xC7),
             },
             log_root: le64(block, 0x60),
             sector_bytes: le32(block, 0x90),
             node_bytes: le32(block, 0x94),
             sums,
-            system_chunks: match system_bytes {
-                0..=MAX_SYSTEM_CHUNKS => block[0x32B..0x32B + system_bytes].to_vec(),
-                _ => return Err(bad("the superblock has too many chunks")),
-            },
+            system_chunks: block
+                .get(0x32B..0x32B + system_bytes)
+                .filter(|chunks| chunks.len() <= MAX_SYSTEM_CHUNKS)
+                .ok_or_else(|| bad("the superblock has too many chunks"))?
+                .to_vec(),
             node_uuid: match incompat & METADATA_UUID {
                 0 => uuid(block, 0x20),
                 _ => uuid(block, 0x23B),

@@ -83,7 +83,7 @@ fn zstd(packed: &[u8], out: &mut [u8]) -> Option<usize> {
         ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, window).ok()?;
     let mut filled = 0;
     while filled < out.len() {
-        match decoder.read(&mut out[filled..]).ok()? {
+        match decoder.read(out.get_mut(filled..)?).ok()? {
             0 => break,
             more => filled += more,
         }

@@ -23,7 +23,7 @@ const NO_EXTENTS: [u8; 8] = [0x0A, 0xF3, 0, 0, 4, 0, 0, 0];
 
 /// What counts before the volume.
 #[derive(Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     inodes: HashMap<u32, Vec<u8>>,
     ranges: HashMap<u32, Arc<Ranges>>,
     names: HashMap<u32, BTreeMap<OsString, Option<u32>>>,
@@ -35,7 +35,7 @@ pub struct Changes {
 
 /// Ranges of a file that lie elsewhere than its inode says: their ends, and where they begin.
 #[derive(Debug, Default, Clone)]
-pub struct Ranges(BTreeMap<u64, (u64, Option<u64>)>);
+pub(crate) struct Ranges(BTreeMap<u64, (u64, Option<u64>)>);
 
 impl Ranges {
     fn insert(&mut self, blocks: Range<u64>, physical: Option<u64>) {
@@ -66,7 +66,7 @@ impl Ranges {
 
     /// What is known of a block: where it is and up to where that goes on; or where the next one begins of which
     /// something is known.
-    pub fn at(&self, block: u64) -> std::result::Result<(Option<u64>, u64), u64> {
+    pub(crate) fn at(&self, block: u64) -> std::result::Result<(Option<u64>, u64), u64> {
         if let Some((&start, &(end, at))) = self.0.range(..=block).next_back()
             && block < end
         {
@@ -85,7 +85,7 @@ impl Changes {
     ///
     /// # Errors
     /// What `stored` gave.
-    pub fn of(
+    pub(crate) fn of(
         commits: Vec<FastCommit>,
         inode_bytes: usize,
         stored: &dyn Fn(u32) -> Result<Vec<u8>>,
@@ -200,39 +200,47 @@ impl Changes {
             self.ranges.remove(&number);
             self.names.remove(&number);
         }
-        let blocks = raw[BLOCK].to_vec();
-        raw[..logged.len()].copy_from_slice(logged);
-        if le32(&raw, FLAGS) & FLAG_EXTENTS != 0 {
+        let too_short = || Error::corrupt("an inode has no room for its blocks");
+        let blocks = raw.get(BLOCK).ok_or_else(too_short)?.to_vec();
+        let (changed, _) = raw
+            .split_at_mut_checked(logged.len())
+            .ok_or_else(too_short)?;
+        changed.copy_from_slice(logged);
+        let (flags, has_map) = (le32(&raw, FLAGS), has_block_map(&raw));
+        let place = raw.get_mut(BLOCK).ok_or_else(too_short)?;
+        if flags & FLAG_EXTENTS != 0 {
             // Ranges tell what has changed; blocks of the tree itself are not on the volume yet.
-            raw[BLOCK].copy_from_slice(&blocks);
+            place.copy_from_slice(&blocks);
             if le16(&blocks, 0) != EXTENT_MAGIC {
-                raw[BLOCK].fill(0);
-                raw[BLOCK][..NO_EXTENTS.len()].copy_from_slice(&NO_EXTENTS);
+                place.fill(0);
+                for (to, byte) in place.iter_mut().zip(NO_EXTENTS) {
+                    *to = byte;
+                }
             }
-        } else if has_block_map(&raw) {
-            raw[BLOCK].copy_from_slice(&blocks);
+        } else if has_map {
+            place.copy_from_slice(&blocks);
         }
         self.inodes.insert(number, raw);
         Ok(())
     }
 
     /// An inode that has changed.
-    pub fn inode_of(&self, inode: u32) -> Option<&[u8]> {
+    pub(crate) fn inode_of(&self, inode: u32) -> Option<&[u8]> {
         self.inodes.get(&inode).map(Vec::as_slice)
     }
 
     /// Whether what is on the volume under this number belongs to another file.
-    pub fn is_new(&self, inode: u32) -> bool {
+    pub(crate) fn is_new(&self, inode: u32) -> bool {
         self.new.contains(&inode)
     }
 
     /// What has changed of where a file's blocks are.
-    pub fn ranges_of(&self, inode: u32) -> Option<Arc<Ranges>> {
+    pub(crate) fn ranges_of(&self, inode: u32) -> Option<Arc<Ranges>> {
         self.ranges.get(&inode).cloned()
     }
 
     /// The link count of a directory, whose inode has this one.
-    pub fn links_of(&self, inode: u32, links: u16) -> u16 {
+    pub(crate) fn links_of(&self, inode: u32, links: u16) -> u16 {
         match self.subdirectories.get(&inode) {
             // 1: more than can be counted.
             Some(more) if links != 1 => {
@@ -243,12 +251,12 @@ impl Changes {
     }
 
     /// The names of a directory that have changed, each with what it leads to now, if anything.
-    pub fn names_of(&self, dir: u32) -> Option<&BTreeMap<OsString, Option<u32>>> {
+    pub(crate) fn names_of(&self, dir: u32) -> Option<&BTreeMap<OsString, Option<u32>>> {
         self.names.get(&dir)
     }
 
     /// What a name leads to, if that has changed: `Some(None)` for one that is gone.
-    pub fn lookup(&self, dir: u32, name: &OsStr) -> Option<Option<u32>> {
+    pub(crate) fn lookup(&self, dir: u32, name: &OsStr) -> Option<Option<u32>> {
         self.names.get(&dir)?.get(name).copied()
     }
 }
@@ -260,7 +268,7 @@ fn is_another(before: &[u8], after: &[u8]) -> bool {
     }
     // A generation can be set by hand; when a file was made cannot.
     let has_created = le16(after, EXTRA_BYTES) >= 20;
-    before[GENERATION] != after[GENERATION]
+    before.get(GENERATION) != after.get(GENERATION)
         && (!has_created || before.get(CREATED) != after.get(CREATED))
 }
 

@@ -28,7 +28,7 @@ const MAX_AREA_BYTES: u64 = 64 << 20;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Blocks of a file lie here; `physical` is `None` for a hole, or for what was never written.
     Range {
         /// The inode.
@@ -68,13 +68,13 @@ pub enum Change {
 }
 
 /// What was committed together.
-pub type FastCommit = Vec<Change>;
+pub(super) type FastCommit = Vec<Change>;
 
 /// Reads the fast commits on top of the log, whose next transaction is `next`.
 ///
 /// # Errors
 /// `Unsupported` for features that are not known, and whatever kept the blocks from being read.
-pub fn read(place: &Place, area: Range<u64>, next: u32) -> Result<Vec<FastCommit>> {
+pub(super) fn read(place: &Place, area: Range<u64>, next: u32) -> Result<Vec<FastCommit>> {
     if (area.end - area.start).saturating_mul(place.block_bytes()) > MAX_AREA_BYTES {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -122,7 +122,9 @@ impl Parser {
                 return Ok(false);
             };
             at += whole.len();
-            let value = &whole[TAG_BYTES..];
+            let Some(value) = whole.get(TAG_BYTES..) else {
+                return Ok(false);
+            };
             if !self.started && tag != HEAD {
                 return Ok(false);
             }
@@ -147,7 +149,10 @@ impl Parser {
                     if len < 8 {
                         return Ok(false);
                     }
-                    let sum = crc32c_update(self.sum, &whole[..TAG_BYTES + 4]);
+                    let Some(summed) = whole.get(..TAG_BYTES + 4) else {
+                        return Ok(false);
+                    };
+                    let sum = crc32c_update(self.sum, summed);
                     if le32(value, 0) != self.next || le32(value, 4) != sum {
                         return Ok(false);
                     }

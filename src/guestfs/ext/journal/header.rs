@@ -5,9 +5,9 @@ use crate::io::ReadAt;
 use crate::volume::bits::{crc32c_update, le16, le32};
 
 /// Where the superblock of ext is.
-pub const SUPERBLOCK_AT: u64 = 1024;
+pub(super) const SUPERBLOCK_AT: u64 = 1024;
 /// Its length.
-pub const SUPERBLOCK_BYTES: usize = 1024;
+pub(super) const SUPERBLOCK_BYTES: usize = 1024;
 
 const COMPAT_HAS_JOURNAL: u32 = 0x4;
 const INCOMPAT_RECOVER: u32 = 0x4;
@@ -17,7 +17,7 @@ const STATE_ERRORS: u16 = 2;
 const CHECKSUM: usize = 0x3FC;
 
 /// What the superblock of a volume says of its journal.
-pub struct Header {
+pub(crate) struct Header {
     raw: [u8; SUPERBLOCK_BYTES],
 }
 
@@ -26,14 +26,14 @@ impl Header {
     ///
     /// # Errors
     /// Whatever kept it from being read.
-    pub fn read(volume: &dyn ReadAt) -> Result<Self> {
+    pub(crate) fn read(volume: &dyn ReadAt) -> Result<Self> {
         let mut raw = [0; SUPERBLOCK_BYTES];
         volume.read_exact_at(&mut raw, SUPERBLOCK_AT)?;
         Ok(Header { raw })
     }
 
     /// Blocks in all, of a journal device.
-    pub fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         u64::from(le32(&self.raw, 4))
     }
 
@@ -42,29 +42,29 @@ impl Header {
     }
 
     /// Whether the journal holds something newer. Linux ignores what is in it otherwise.
-    pub fn needs_recovery(&self) -> bool {
+    pub(crate) fn needs_recovery(&self) -> bool {
         le32(&self.raw, 0x60) & INCOMPAT_RECOVER != 0
     }
 
     /// The inode of the journal; `None` when that is on another device.
-    pub fn journal_inode(&self) -> Option<u32> {
+    pub(crate) fn journal_inode(&self) -> Option<u32> {
         Some(le32(&self.raw, 0xE0)).filter(|&inode| inode != 0)
     }
 
     /// Bytes of a block; `None` for a length that none has.
-    pub fn block_bytes(&self) -> Option<u64> {
+    pub(crate) fn block_bytes(&self) -> Option<u64> {
         1024u64
             .checked_shl(le32(&self.raw, 0x18))
             .filter(|&bytes| bytes <= 64 << 10)
     }
 
     /// The UUID at this byte of the superblock.
-    pub fn uuid(&self, at: usize) -> &[u8] {
-        &self.raw[at..at + 16]
+    pub(crate) fn uuid(&self, at: usize) -> &[u8] {
+        self.raw.get(at..at + 16).unwrap_or_default()
     }
 
     /// What a person should know of the state that the guest left.
-    pub fn warn(&self) {
+    pub(crate) fn warn(&self) {
         let state = le16(&self.raw, 0x3A);
         if state & STATE_ERRORS != 0 {
             tracing::warn!(
@@ -78,21 +78,28 @@ impl Header {
     }
 
     /// The superblock of a file system without a journal.
-    pub fn without_journal(&self) -> [u8; SUPERBLOCK_BYTES] {
+    pub(crate) fn without_journal(&self) -> [u8; SUPERBLOCK_BYTES] {
         let mut raw = self.raw;
-        let checksum = |raw: &[u8]| crc32c_update(u32::MAX, &raw[..CHECKSUM]);
+        let checksum =
+            |raw: &[u8]| crc32c_update(u32::MAX, raw.get(..CHECKSUM).unwrap_or_default());
         let sealed = le32(&raw, 0x64) & RO_COMPAT_METADATA_CSUM != 0
             && checksum(&raw) == le32(&raw, CHECKSUM);
         for (at, bit) in [(0x5C, COMPAT_HAS_JOURNAL), (0x60, INCOMPAT_RECOVER)] {
             let without = le32(&raw, at) & !bit;
-            raw[at..at + 4].copy_from_slice(&without.to_le_bytes());
+            put32(&mut raw, at, without);
         }
-        raw[0xE0..0xE4].fill(0);
+        put32(&mut raw, 0xE0, 0);
         // One that is wrong stays wrong.
         if sealed {
             let sum = checksum(&raw);
-            raw[CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+            put32(&mut raw, CHECKSUM, sum);
         }
         raw
+    }
+}
+
+fn put32(raw: &mut [u8; SUPERBLOCK_BYTES], at: usize, number: u32) {
+    if let Some(place) = raw.get_mut(at..at + 4) {
+        place.copy_from_slice(&number.to_le_bytes());
     }
 }

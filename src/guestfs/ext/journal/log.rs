@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::place::{Blocks, Place};
 use super::superblock::{Checksums, JournalSuperblock, MAGIC};
 use crate::error::{Error, Result};
-use crate::volume::bits::{be32, crc32_be_update, crc32c_update};
+use crate::volume::bits::{be32, crc32_be_update, crc32c_update, has};
 
 const HEADER_BYTES: usize = 12;
 const TAIL_BYTES: usize = 4;
@@ -24,7 +24,7 @@ const COMMIT_SUM: usize = 16;
 
 /// A block of the journal that counts in place of one of the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
+pub(super) struct Source {
     /// Which block of the journal.
     pub block: u64,
     /// Its first four bytes are the magic number of the journal and are not stored.
@@ -33,7 +33,7 @@ pub struct Source {
 
 /// What a log holds.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(super) struct Log {
     /// By the blocks of the file system.
     pub moved: BTreeMap<u64, Source>,
     /// The number of the transaction that would come next.
@@ -68,7 +68,7 @@ struct Open {
 
 /// Whether `a` comes after `b`: transactions are numbered in a circle.
 fn is_after(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) > 0
+    a.wrapping_sub(b).cast_signed() > 0
 }
 
 /// Reads the log.
@@ -76,7 +76,7 @@ fn is_after(a: u32, b: u32) -> bool {
 /// # Errors
 /// `Corrupt` when it makes no sense: also when a transaction is damaged and a later one is not, as then it is not
 /// one that was being written.
-pub fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log> {
+pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log> {
     let mut reader = Reader {
         blocks: Blocks::new(place),
         superblock,
@@ -269,15 +269,15 @@ impl Reader<'_> {
         let sound = match self.superblock.checksums {
             Checksums::None => true,
             Checksums::V1 => {
-                let kind = &block[COMMIT_KIND..COMMIT_KIND + 2];
                 // Without a sum: written while the option was off.
-                kind == [1, 4] && stored == open.sum.unwrap_or(u32::MAX)
-                    || kind == [0, 0] && stored == 0
+                has(block, COMMIT_KIND, &[1, 4]) && stored == open.sum.unwrap_or(u32::MAX)
+                    || has(block, COMMIT_KIND, &[0, 0]) && stored == 0
             }
             Checksums::V2 | Checksums::V3 => {
                 let mut blank = block.to_vec();
-                blank[COMMIT_SUM..COMMIT_SUM + 4].fill(0);
-                crc32c_update(self.superblock.seed, &blank) == stored
+                let sum = blank.get_mut(COMMIT_SUM..COMMIT_SUM + 4);
+                sum.map(|sum| sum.fill(0)).is_some()
+                    && crc32c_update(self.superblock.seed, &blank) == stored
             }
         };
         (!sound).then_some("its commit has a wrong checksum")

@@ -6,6 +6,16 @@
 //! of inodes, ranges and names and not of blocks; they become [`changes`] that the reader looks at first.
 //!
 //! Format: Linux's Documentation/filesystems/ext4/journal.rst; of the values in fast commits what images show.
+#![cfg_attr(
+    not(test),
+    warn(
+        unreachable_pub,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing
+    )
+)]
 
 pub(super) mod changes;
 mod fast_commit;
@@ -19,7 +29,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use self::fast_commit::FastCommit;
-pub use self::header::Header;
+pub(super) use self::header::Header;
 use self::header::SUPERBLOCK_AT;
 use self::overlay::Overlay;
 use self::place::{Blocks, Place};
@@ -35,14 +45,14 @@ use crate::volume::bits::be32;
 ///
 /// # Errors
 /// None so far.
-pub fn without(volume: Arc<dyn ReadAt>, header: &Header) -> Result<Arc<dyn ReadAt>> {
+pub(super) fn without(volume: Arc<dyn ReadAt>, header: &Header) -> Result<Arc<dyn ReadAt>> {
     let mut view = Overlay::new(volume, None)?;
     view.set_superblock(header.without_journal());
     Ok(Arc::new(view))
 }
 
 /// A journal that was found, and which of its blocks is its superblock.
-pub struct Journal {
+pub(super) struct Journal {
     place: Place,
     superblock: u64,
 }
@@ -52,7 +62,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Corrupt` when they do not lie on the volume.
-    pub fn inside(
+    pub(super) fn inside(
         volume: Arc<dyn ReadAt>,
         block_bytes: u64,
         runs: impl Iterator<Item = Result<(u64, u64)>>,
@@ -72,7 +82,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Unsupported` when it is not there, or twice: what it holds would be missing.
-    pub fn outside(header: &Header, others: Others<'_>) -> Result<Self> {
+    pub(super) fn outside(header: &Header, others: Others<'_>) -> Result<Self> {
         let wanted = header.uuid(0xD0);
         let named = uuid_text(wanted);
         let mut found = Vec::new();
@@ -118,7 +128,7 @@ impl Journal {
     /// # Errors
     /// `Corrupt` for a journal that makes no sense, `Unsupported` for one that is not understood, and whatever
     /// kept something from being read.
-    pub fn replay(self, volume: Arc<dyn ReadAt>) -> Result<Replayed> {
+    pub(super) fn replay(self, volume: Arc<dyn ReadAt>) -> Result<Replayed> {
         const USERS: usize = 0x40;
         let mut blocks = Blocks::new(&self.place);
         let first = blocks.get(self.superblock)?;
@@ -149,7 +159,7 @@ impl Journal {
 }
 
 /// A volume after its journal.
-pub struct Replayed {
+pub(super) struct Replayed {
     /// The volume, with a superblock that says that there is no journal.
     pub volume: Arc<dyn ReadAt>,
     /// Whether only the superblock is another one.

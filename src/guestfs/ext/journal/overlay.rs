@@ -10,9 +10,10 @@ use super::place::Place;
 use super::superblock::MAGIC;
 use crate::error::{Error, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range, read_pieces};
+use crate::volume::bits::index;
 
 /// The volume as it is after its journal.
-pub struct Overlay {
+pub(super) struct Overlay {
     base: Arc<dyn ReadAt>,
     journal: Option<(Place, Log)>,
     /// Counts in place of what is on the volume and in the journal.
@@ -30,7 +31,7 @@ impl Overlay {
     ///
     /// # Errors
     /// `Corrupt` when they do not lie on the volume.
-    pub fn new(base: Arc<dyn ReadAt>, journal: Option<(Place, Log)>) -> Result<Self> {
+    pub(super) fn new(base: Arc<dyn ReadAt>, journal: Option<(Place, Log)>) -> Result<Self> {
         if let Some((place, log)) = &journal
             && let Some((&last, _)) = log.moved.last_key_value()
         {
@@ -51,12 +52,12 @@ impl Overlay {
     }
 
     /// Puts a superblock in place of the one there is.
-    pub fn set_superblock(&mut self, bytes: [u8; SUPERBLOCK_BYTES]) {
+    pub(super) fn set_superblock(&mut self, bytes: [u8; SUPERBLOCK_BYTES]) {
         self.superblock = Some(bytes);
     }
 
     /// Whether nothing but the superblock differs from the volume.
-    pub fn is_bare(&self) -> bool {
+    pub(super) fn is_bare(&self) -> bool {
         self.journal
             .as_ref()
             .is_none_or(|(_, log)| log.moved.is_empty())
@@ -95,10 +96,10 @@ impl Overlay {
         let at = place.offset_of(source.block)? + within;
         place.device().volume().read_exact_at(buf, at)?;
         if source.escaped {
-            for (index, byte) in MAGIC.to_be_bytes().into_iter().enumerate() {
-                if let Some(place) = (index as u64)
+            for (place, byte) in (0u64..).zip(MAGIC.to_be_bytes()) {
+                if let Some(place) = place
                     .checked_sub(within)
-                    .and_then(|at| buf.get_mut(at as usize))
+                    .and_then(|at| buf.get_mut(index(at)))
                 {
                     *place = byte;
                 }
@@ -123,7 +124,7 @@ impl ReadAt for Overlay {
                 Piece::Base => self.base.read_exact_at(buf, offset),
                 Piece::Journal(source) => self.read_moved(source, buf, offset),
                 Piece::Superblock => {
-                    let at = (offset - SUPERBLOCK_AT) as usize;
+                    let at = index(offset - SUPERBLOCK_AT);
                     let bytes = self
                         .superblock
                         .as_ref()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::guestfs::host::device::Device;
+use crate::volume::bits::index;
 
 /// What is read at once of blocks that lie one after the other.
 const WINDOW_BYTES: u64 = 256 << 10;
@@ -19,7 +20,7 @@ struct Run {
 }
 
 /// The blocks of a journal: an inode of the file system, or a device of its own.
-pub struct Place {
+pub(super) struct Place {
     device: Arc<Device>,
     block_bytes: u64,
     runs: Vec<Run>,
@@ -27,7 +28,7 @@ pub struct Place {
 
 impl Place {
     /// A journal of no blocks yet on `device`.
-    pub fn new(device: Arc<Device>, block_bytes: u64) -> Self {
+    pub(super) fn new(device: Arc<Device>, block_bytes: u64) -> Self {
         Place {
             device,
             block_bytes,
@@ -36,17 +37,17 @@ impl Place {
     }
 
     /// The device that holds the journal.
-    pub fn device(&self) -> &Arc<Device> {
+    pub(super) fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
     /// Size of a block.
-    pub fn block_bytes(&self) -> u64 {
+    pub(super) fn block_bytes(&self) -> u64 {
         self.block_bytes
     }
 
     /// How many blocks there are.
-    pub fn blocks(&self) -> u64 {
+    pub(super) fn blocks(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.end)
     }
 
@@ -54,7 +55,7 @@ impl Place {
     ///
     /// # Errors
     /// `Corrupt` when they do not lie on the device, or there are too many pieces.
-    pub fn push(&mut self, end: u64, physical: u64) -> Result<()> {
+    pub(super) fn push(&mut self, end: u64, physical: u64) -> Result<()> {
         let first = self.blocks();
         let past = end
             .checked_sub(first)
@@ -86,7 +87,7 @@ impl Place {
     ///
     /// # Errors
     /// `Corrupt` past the end.
-    pub fn offset_of(&self, block: u64) -> Result<u64> {
+    pub(super) fn offset_of(&self, block: u64) -> Result<u64> {
         let run = self.run(block)?;
         // Cannot overflow: `push` has looked.
         Ok((run.physical + (block - run.first)) * self.block_bytes)
@@ -94,7 +95,7 @@ impl Place {
 }
 
 /// Reads the blocks of a journal, mostly in their order.
-pub struct Blocks<'a> {
+pub(super) struct Blocks<'a> {
     place: &'a Place,
     window: Vec<u8>,
     first: u64,
@@ -102,7 +103,7 @@ pub struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     /// A reader that has read nothing.
-    pub fn new(place: &'a Place) -> Self {
+    pub(super) fn new(place: &'a Place) -> Self {
         Blocks {
             place,
             window: Vec::new(),
@@ -114,23 +115,23 @@ impl<'a> Blocks<'a> {
     ///
     /// # Errors
     /// `Corrupt` past the end, and whatever kept it from being read.
-    pub fn get(&mut self, block: u64) -> Result<&[u8]> {
+    pub(super) fn get(&mut self, block: u64) -> Result<&[u8]> {
         let size = self.place.block_bytes;
         let held = self.window.len() as u64 / size;
         if block < self.first || block >= self.first + held {
             let run = self.place.run(block)?;
             let count = (WINDOW_BYTES / size).max(1).min(run.end - block);
             self.window.clear();
-            let mut window = vec![0; (count * size) as usize];
+            let mut window = vec![0; index(count * size)];
             self.place
                 .device
                 .read(&mut window, self.place.offset_of(block)?)?;
             self.window = window;
             self.first = block;
         }
-        let at = ((block - self.first) * size) as usize;
+        let at = index((block - self.first) * size);
         self.window
-            .get(at..at + size as usize)
+            .get(at..at + index(size))
             .ok_or_else(|| Error::corrupt("a block of the journal is lost"))
     }
 }

@@ -1,7 +1,7 @@
 //! The superblock of a journal (`journal_superblock_s`).
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::volume::bits::{be32, crc32c_update};
+use crate::volume::bits::{be32, byte, crc32c_update};
 
 pub(super) const MAGIC: u32 = 0xC03B_3998;
 const BLOCK_V1: u32 = 3;
@@ -24,7 +24,7 @@ const KNOWN_INCOMPAT: u32 = 0x3F;
 
 /// How the blocks of a journal prove themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checksums {
+pub(super) enum Checksums {
     /// Not at all.
     None,
     /// By one sum of all in the commit block.
@@ -37,7 +37,7 @@ pub enum Checksums {
 
 /// What is needed of the superblock.
 #[derive(Debug)]
-pub struct JournalSuperblock {
+pub(super) struct JournalSuperblock {
     /// First block of the log.
     pub first: u64,
     /// First block after the log.
@@ -63,7 +63,7 @@ impl JournalSuperblock {
     ///
     /// # Errors
     /// `Corrupt` when it makes no sense, `Unsupported` for features that are not known.
-    pub fn parse(block: &[u8], blocks: u64) -> Result<Self> {
+    pub(super) fn parse(block: &[u8], blocks: u64) -> Result<Self> {
         let bad = |what: &str| Error::corrupt(format!("the journal's superblock {what}"));
         let raw = block.get(..BYTES).ok_or_else(|| bad("is cut short"))?;
         let kind = be32(raw, 4);
@@ -95,11 +95,13 @@ impl JournalSuperblock {
             _ => return Err(bad("has two kinds of checksums")),
         };
         if matches!(checksums, Checksums::V2 | Checksums::V3) {
-            if raw[0x50] != CRC32C {
+            if byte(raw, 0x50) != CRC32C {
                 return Err(bad("has an unknown kind of checksum"));
             }
             let mut blank = raw.to_vec();
-            blank[CHECKSUM..CHECKSUM + 4].fill(0);
+            if let Some(sum) = blank.get_mut(CHECKSUM..CHECKSUM + 4) {
+                sum.fill(0);
+            }
             if crc32c_update(u32::MAX, &blank) != be32(raw, CHECKSUM) {
                 return Err(bad("has a wrong checksum"));
             }
@@ -136,7 +138,7 @@ impl JournalSuperblock {
             wide: incompat & INCOMPAT_64BIT != 0,
             asynchronous: incompat & INCOMPAT_ASYNC_COMMIT != 0,
             checksums,
-            seed: crc32c_update(u32::MAX, &raw[0x30..0x40]),
+            seed: crc32c_update(u32::MAX, raw.get(0x30..0x40).unwrap_or_default()),
             fast,
         })
     }
