@@ -194,7 +194,7 @@ pub fn parse_list(value: &[u8]) -> Result<Vec<ListEntry>> {
             first_cluster: le64(own, 8)?,
             reference: le64(own, 16)?,
         });
-        rest = &rest[len..];
+        rest = rest.get(len..).unwrap_or_default();
     }
     Ok(found)
 }

@@ -15,6 +15,7 @@ use crate::guestfs::common::chunked::ChunkedFile;
 use crate::guestfs::common::run_file::{Run, RunFile, RunMap};
 use crate::guestfs::host::device::{Cached, Device};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
+use crate::volume::bits::index;
 
 /// The largest unit of compression that is unpacked; Windows makes units of 64 KiB at most.
 const MAX_UNIT_BYTES: u64 = 1 << 20;
@@ -51,7 +52,7 @@ pub struct Clusters {
 }
 
 /// A stream while it is put together.
-pub struct Assembly {
+pub(super) struct Assembly {
     cluster_bytes: u64,
     found: Option<Stream>,
     /// The cluster of the stream that the next part must begin with.
@@ -60,7 +61,7 @@ pub struct Assembly {
 
 impl Assembly {
     /// Nothing yet.
-    pub fn new(cluster_bytes: u64) -> Self {
+    pub(super) fn new(cluster_bytes: u64) -> Self {
         Assembly {
             cluster_bytes,
             found: None,
@@ -72,7 +73,7 @@ impl Assembly {
     ///
     /// # Errors
     /// `Corrupt` when it does not continue what is there.
-    pub fn push(&mut self, record: &Record, attribute: &Attribute) -> Result<()> {
+    pub(super) fn push(&mut self, record: &Record, attribute: &Attribute) -> Result<()> {
         let part = match (&attribute.value, &self.found) {
             (Value::Resident(value), None) => {
                 self.found = Some(Stream::Resident(record.bytes(value).to_vec()));
@@ -103,7 +104,7 @@ impl Assembly {
     }
 
     /// The beginning of the stream, as far as parts have told of it.
-    pub fn so_far(&self) -> Option<Stream> {
+    pub(super) fn so_far(&self) -> Option<Stream> {
         let mut stream = self.found.clone()?;
         if let Stream::Clusters(clusters) = &mut stream {
             clusters.len_bytes = clusters.len_bytes.min(self.covered_bytes());
@@ -115,7 +116,7 @@ impl Assembly {
     ///
     /// # Errors
     /// `Corrupt` when parts are missing at its end.
-    pub fn finish(self) -> Result<Option<Stream>> {
+    pub(super) fn finish(self) -> Result<Option<Stream>> {
         match &self.found {
             Some(stream @ Stream::Clusters(_)) if stream.len_bytes() > self.covered_bytes() => {
                 Err(bad("a stream is longer than its clusters"))
@@ -190,7 +191,7 @@ impl Stream {
             return Ok(Some(bytes));
         }
         let content = self.into_metadata(from)?;
-        let mut bytes = vec![0; content.len_bytes() as usize];
+        let mut bytes = vec![0; index(content.len_bytes())];
         content.read_exact_at(&mut bytes, 0)?;
         Ok(Some(bytes))
     }
@@ -309,7 +310,7 @@ impl Compressed {
     /// The bytes of one unit.
     fn unit(&self, number: u64) -> Result<Vec<u8>> {
         let first = number * self.unit_clusters;
-        let unit_bytes = (self.unit_clusters * self.cluster_bytes) as usize;
+        let unit_bytes = index(self.unit_clusters * self.cluster_bytes);
         let mut stored = Vec::new();
         let mut allocated = 0;
         let mut vcn = first;
@@ -327,14 +328,15 @@ impl Compressed {
                     .checked_add(vcn - run.start)
                     .and_then(|lcn| lcn.checked_mul(self.cluster_bytes))
                     .ok_or_else(|| bad("a run points past the end of everything"))?;
-                let len = (count * self.cluster_bytes) as usize;
+                let len = index(count * self.cluster_bytes);
                 let volume = self.device.volume();
                 if check_range(at, len as u64, volume.len_bytes()).is_err() {
                     return Err(bad("a stream points past the end of its volume"));
                 }
                 let start = stored.len();
                 stored.resize(start + len, 0);
-                volume.read_exact_at(&mut stored[start..], at)?;
+                let (_, new) = stored.split_at_mut(start);
+                volume.read_exact_at(new, at)?;
                 allocated += count;
             }
             vcn += count;
@@ -356,19 +358,20 @@ impl ReadAt for Compressed {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let unit_bytes = self.unit_clusters * self.cluster_bytes;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
+        let (mut rest, mut at) = (&mut *buf, offset);
+        while !rest.is_empty() {
             let unit = self.unit(at / unit_bytes)?;
-            let within = (at % unit_bytes) as usize;
-            let take = (unit.len() - within).min(buf.len() - done);
-            buf[done..done + take].copy_from_slice(&unit[within..within + take]);
-            done += take;
+            let there = unit.get(index(at % unit_bytes)..).unwrap_or_default();
+            let take = there.len().min(rest.len());
+            let (to, behind) = rest.split_at_mut(take);
+            let from = there.get(..take).filter(|from| !from.is_empty());
+            to.copy_from_slice(from.ok_or_else(|| bad("a compressed unit is short"))?);
+            (rest, at) = (behind, at + take as u64);
         }
         // What was never written reads as zeros, whatever is there.
         let valid = self.clusters.initialized_bytes.saturating_sub(offset);
-        if valid < buf.len() as u64 {
-            buf[valid as usize..].fill(0);
+        if let Some(never_written) = buf.get_mut(index(valid)..) {
+            never_written.fill(0);
         }
         Ok(())
     }

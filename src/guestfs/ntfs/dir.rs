@@ -17,6 +17,7 @@ use super::volume::{File, Volume};
 use crate::error::Result;
 use crate::guestfs::common::utf16::ascii;
 use crate::io::{ReadAt, check_range};
+use crate::volume::bits::index;
 
 const INDEX: [u16; 4] = ascii(b"$I30");
 /// A root has a few entries: it is in its record.
@@ -126,7 +127,7 @@ impl Index {
             let mut chunk = blocks.read(first, count)?;
             let mut total = 0;
             for (block, number) in chunk
-                .chunks_exact_mut(blocks.block_bytes as usize)
+                .chunks_exact_mut(index(blocks.block_bytes))
                 .zip(first..)
             {
                 blocks.check(block, number)?;
@@ -222,7 +223,7 @@ impl Blocks {
         if check_range(start, len, self.content.len_bytes()).is_err() {
             return Err(bad("an index uses blocks that it does not have"));
         }
-        let mut bytes = vec![0; len as usize];
+        let mut bytes = vec![0; index(len)];
         self.content.read_exact_at(&mut bytes, start)?;
         Ok(bytes)
     }

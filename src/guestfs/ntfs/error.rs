@@ -3,6 +3,6 @@
 use crate::error::Error;
 
 /// An error about a damaged volume.
-pub fn bad(message: &str) -> Error {
+pub(super) fn bad(message: &str) -> Error {
     Error::corrupt(format!("ntfs: {message}"))
 }

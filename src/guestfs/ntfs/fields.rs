@@ -7,7 +7,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// `Corrupt` when they are not all there, here and below.
-pub fn part(bytes: &[u8], at: usize, len: usize) -> Result<&[u8]> {
+pub(super) fn part(bytes: &[u8], at: usize, len: usize) -> Result<&[u8]> {
     at.checked_add(len)
         .and_then(|end| bytes.get(at..end))
         .ok_or_else(|| bad("a structure is cut short"))
@@ -21,29 +21,27 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
 }
 
 /// 8 bits.
-pub fn byte(bytes: &[u8], at: usize) -> Result<u8> {
+pub(super) fn byte(bytes: &[u8], at: usize) -> Result<u8> {
     array::<1>(bytes, at).map(|[byte]| byte)
 }
 
 /// 16 bits.
-pub fn le16(bytes: &[u8], at: usize) -> Result<u16> {
+pub(super) fn le16(bytes: &[u8], at: usize) -> Result<u16> {
     array(bytes, at).map(u16::from_le_bytes)
 }
 
 /// 32 bits.
-pub fn le32(bytes: &[u8], at: usize) -> Result<u32> {
+pub(super) fn le32(bytes: &[u8], at: usize) -> Result<u32> {
     array(bytes, at).map(u32::from_le_bytes)
 }
 
 /// 64 bits.
-pub fn le64(bytes: &[u8], at: usize) -> Result<u64> {
+pub(super) fn le64(bytes: &[u8], at: usize) -> Result<u64> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 
 /// `count` units of UTF-16.
-pub fn units(bytes: &[u8], at: usize, count: usize) -> Result<Vec<u16>> {
-    let pairs = part(bytes, at, count.saturating_mul(2))?.chunks_exact(2);
-    Ok(pairs
-        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-        .collect())
+pub(super) fn units(bytes: &[u8], at: usize, count: usize) -> Result<Vec<u16>> {
+    let (pairs, _) = part(bytes, at, count.saturating_mul(2))?.as_chunks();
+    Ok(pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect())
 }

@@ -40,7 +40,7 @@ pub fn unpack(stored: &[u8], unit_bytes: usize) -> Result<Vec<u8>> {
             return Err(bad("a compressed chunk is empty"));
         }
         out.resize(start + CHUNK_BYTES, 0);
-        rest = &rest[2 + len..];
+        rest = rest.get(2 + len..).unwrap_or_default();
     }
     out.resize(unit_bytes, 0);
     Ok(out)
@@ -58,16 +58,16 @@ fn unpack_chunk(chunk: &[u8], out: &mut Vec<u8>) -> Result<()> {
             if done == CHUNK_BYTES {
                 return Ok(());
             }
-            let Some(&literal) = rest.first() else {
+            let Some((&literal, behind)) = rest.split_first() else {
                 return Ok(());
             };
             if kinds >> bit & 1 == 0 {
                 out.push(literal);
-                rest = &rest[1..];
+                rest = behind;
                 continue;
             }
             let word = usize::from(le16(rest, 0)?);
-            rest = &rest[2..];
+            rest = rest.get(2..).unwrap_or_default();
             let len_bits = 16 - distance_bits(done);
             let distance = (word >> len_bits) + 1;
             let len = (word & ((1 << len_bits) - 1)) + 3;

@@ -9,6 +9,16 @@
 //!
 //! Names are matched exactly, as on a Linux file system. The journal is not replayed and a hibernated
 //! volume is shown as it is on disk: Windows itself may hold newer data elsewhere.
+#![cfg_attr(
+    not(test),
+    warn(
+        unreachable_pub,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing
+    )
+)]
 
 pub mod attribute;
 pub mod boot;
@@ -420,13 +430,15 @@ fn links(file: &File) -> u32 {
             && byte(file.record.bytes(value), 65).is_ok_and(|space| space == NAMESPACE_DOS)
     });
     u32::from(file.record.links)
-        .saturating_sub(aliases.count() as u32)
+        .saturating_sub(u32::try_from(aliases.count()).unwrap_or(u32::MAX))
         .max(1)
 }
 
 /// 100 ns since 1601 as a time.
 fn windows_time(ticks: u64) -> std::time::SystemTime {
     const SECONDS_BEFORE_1970: i64 = 11_644_473_600;
-    let seconds = (ticks / 10_000_000) as i64 - SECONDS_BEFORE_1970;
-    time(seconds, (ticks % 10_000_000) as u32 * 100)
+    // Neither can be too large for its type.
+    let seconds = i64::try_from(ticks / 10_000_000).unwrap_or(i64::MAX);
+    let rest = u32::try_from(ticks % 10_000_000).unwrap_or(0);
+    time(seconds - SECONDS_BEFORE_1970, rest * 100)
 }

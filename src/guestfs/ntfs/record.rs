@@ -41,7 +41,7 @@ pub fn fix_up(bytes: &mut [u8], magic: &[u8; 4]) -> Result<()> {
     let array = part(bytes, at, 2 * words)?.to_vec();
     let (number, stored) = array.split_at(2);
     for (stride, word) in bytes.chunks_exact_mut(STRIDE).zip(stored.chunks_exact(2)) {
-        let tail = &mut stride[STRIDE - 2..];
+        let (_, tail) = stride.split_at_mut(STRIDE - 2);
         if tail != number {
             return Err(bad("a structure was not written as a whole"));
         }

@@ -60,8 +60,8 @@ pub fn check_is_here(tag: u32, attributes: u32, has_holes: bool) -> Result<()> {
 pub fn link_target(tag: u32, value: &[u8]) -> Result<Option<OsString>> {
     let bad = || Error::corrupt("a link's reparse point makes no sense");
     let u16_at = |at: usize| -> Result<usize> {
-        let bytes = value.get(at..at + 2).ok_or_else(bad)?;
-        Ok(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
+        let bytes = value.get(at..).and_then(|rest| rest.first_chunk());
+        Ok(usize::from(u16::from_le_bytes(*bytes.ok_or_else(bad)?)))
     };
     // Behind the tag and length: where the two names lie, flags (links only), then the names.
     let (names_at, is_relative) = match tag {
@@ -76,9 +76,8 @@ pub fn link_target(tag: u32, value: &[u8]) -> Result<Option<OsString>> {
     let name = |at: usize| -> Result<String> {
         let start = names_at + u16_at(at)?;
         let bytes = value.get(start..start + u16_at(at + 2)?).ok_or_else(bad)?;
-        let units = bytes
-            .chunks_exact(2)
-            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        let (pairs, _) = bytes.as_chunks();
+        let units = pairs.iter().map(|pair| u16::from_le_bytes(*pair));
         Ok(char::decode_utf16(units)
             .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
             .collect())

@@ -69,7 +69,7 @@ pub fn decode(
             .checked_add(count)
             .filter(|end| end.checked_mul(cluster_bytes).is_some())
             .ok_or_else(|| bad("a stream has too many clusters"))?;
-        rest = &behind[count_len + place_len..];
+        rest = behind.get(count_len + place_len..).unwrap_or_default();
     }
     Ok(next)
 }

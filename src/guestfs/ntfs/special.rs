@@ -111,9 +111,10 @@ fn of_content(content: &[u8]) -> Option<Special> {
         INTERIX_CHR => device(NodeKind::CharDevice),
         INTERIX_BLK => device(NodeKind::BlockDevice),
         INTERIX_LINK => {
-            let pairs = rest.chunks_exact(2);
+            let (pairs, _) = rest.as_chunks();
             let units: Vec<u16> = pairs
-                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                .iter()
+                .map(|pair| u16::from_le_bytes(*pair))
                 .take_while(|&unit| unit != 0)
                 .collect();
             Some(Special::Link(utf16::to_bytes(&units))).filter(|_| !units.is_empty())

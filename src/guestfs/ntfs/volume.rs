@@ -13,6 +13,7 @@ use super::record::{NUMBER_MASK, Record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::host::device::Device;
 use crate::io::{ReadAt, check_range};
+use crate::volume::bits::index;
 
 /// Windows ends at 256 KiB; this leaves room for others.
 const MAX_LIST_BYTES: u64 = 4 << 20;
@@ -46,7 +47,7 @@ impl Volume {
         let mut sector = [0; BOOT_BYTES];
         device.read(&mut sector, 0)?;
         let boot = Boot::parse(&sector)?;
-        let mut first = vec![0; boot.record_bytes as usize];
+        let mut first = vec![0; index(boot.record_bytes)];
         device.read(&mut first, boot.table_start()?)?;
         let clusters = ClusterDevice {
             device,
@@ -104,7 +105,7 @@ impl Volume {
     /// The record of a file reference, which names a file's own record or one that extends it.
     fn record(&self, reference: u64) -> Result<Record> {
         let at = self.place(reference & NUMBER_MASK)?;
-        let mut bytes = vec![0; self.record_bytes as usize];
+        let mut bytes = vec![0; index(self.record_bytes)];
         self.table.read_exact_at(&mut bytes, at)?;
         let record = Record::parse(bytes)?;
         match reference >> 48 {

@@ -6,7 +6,7 @@ use crate::error::Result;
 
 /// Reads such a stream. At least 16 bits are at hand at any time: past the end they are zeros, and
 /// [`Bits::check`] tells whether any of these were used.
-pub struct Bits<'a> {
+pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     /// The first byte that was not loaded.
     at: usize,
@@ -20,7 +20,7 @@ pub struct Bits<'a> {
 
 impl<'a> Bits<'a> {
     /// From a byte on.
-    pub fn new(bytes: &'a [u8], at: usize) -> Self {
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
         let mut bits = Bits {
             bytes,
             at,
@@ -51,29 +51,38 @@ impl<'a> Bits<'a> {
     }
 
     /// The next 16 bits, which stay.
-    pub fn peek(&self) -> u16 {
-        (self.buffer >> 16) as u16
+    pub(super) fn peek(&self) -> u16 {
+        let [high, low, ..] = self.buffer.to_be_bytes();
+        u16::from_be_bytes([high, low])
     }
 
     /// Drops up to 16 bits.
-    pub fn skip(&mut self, count: u32) {
+    pub(super) fn skip(&mut self, count: u32) {
         self.buffer <<= count;
         self.count -= count;
         self.fill();
     }
 
     /// The next bits, up to 16, as a number.
-    pub fn take(&mut self, count: u32) -> u32 {
+    pub(super) fn take(&mut self, count: u32) -> u32 {
         let value = u32::from(self.peek()) >> (16 - count);
         self.skip(count);
         value
+    }
+
+    /// The next bits, up to 8.
+    pub(super) fn take_byte(&mut self, count: u32) -> u8 {
+        let [high, ..] = self.buffer.to_be_bytes();
+        self.skip(count);
+        // None of them: a shift by all of a type's bits is not one.
+        high.checked_shr(8 - count).unwrap_or(0)
     }
 
     /// The byte behind the words that were loaded.
     ///
     /// # Errors
     /// `Corrupt` at the end.
-    pub fn byte(&mut self) -> Result<u8> {
+    pub(super) fn byte(&mut self) -> Result<u8> {
         let byte = *self.bytes.get(self.at).ok_or_else(damaged)?;
         self.at += 1;
         Ok(byte)
@@ -83,7 +92,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// `Corrupt` at the end.
-    pub fn aligned(&self) -> Result<usize> {
+    pub(super) fn aligned(&self) -> Result<usize> {
         match (self.invented, self.count) {
             // One word was loaded and not begun: it is padding.
             (0, 16) => Ok(self.at),
@@ -97,7 +106,7 @@ impl<'a> Bits<'a> {
     ///
     /// # Errors
     /// `Corrupt` otherwise.
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self.invented <= self.count {
             true => Ok(()),
             false => Err(damaged()),

@@ -2,10 +2,10 @@
 
 use crate::error::Error;
 
-pub fn damaged() -> Error {
+pub(super) fn damaged() -> Error {
     bad("a chunk is damaged")
 }
 
-pub fn bad(message: &str) -> Error {
+pub(super) fn bad(message: &str) -> Error {
     Error::corrupt(format!("ntfs: system compression (WOF): {message}"))
 }

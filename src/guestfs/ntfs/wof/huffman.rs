@@ -6,11 +6,12 @@ use crate::error::Result;
 
 /// The longest code of either format.
 const MAX_LEN: usize = 16;
+const MAX_BITS: u32 = 16;
 /// Codes up to this length are found in one step.
 const FAST_LEN: usize = 10;
 
 /// A code for up to 2048 symbols. It may leave bit patterns without a meaning; one that occurs is an error.
-pub struct Code {
+pub(super) struct Code {
     /// By the next `FAST_LEN` bits: the symbol above the 5 bits of its length, 0 for longer codes.
     fast: [u16; 1 << FAST_LEN],
     /// By length: the first code, how many there are, and the index of the first in `symbols`.
@@ -23,18 +24,19 @@ impl Code {
     ///
     /// # Errors
     /// `Corrupt` when there cannot be so many codes of these lengths.
-    pub fn new(lens: &[u8]) -> Result<Self> {
+    pub(super) fn new(lens: &[u8]) -> Result<Self> {
         let mut counts = [0u32; MAX_LEN + 1];
         for &len in lens {
             *counts.get_mut(usize::from(len)).ok_or_else(damaged)? += 1;
         }
         let mut long = [(0, 0, 0); MAX_LEN + 1];
         let (mut code, mut index) = (0u32, 0u32);
-        for len in 1..=MAX_LEN {
+        let by_len = long.iter_mut().zip(counts).zip(0..);
+        for ((place, count), len) in by_len.skip(1) {
             code *= 2;
-            long[len] = (code, counts[len], index);
-            code += counts[len];
-            index += counts[len];
+            *place = (code, count, index);
+            code += count;
+            index += count;
             if code > 1 << len {
                 return Err(damaged());
             }
@@ -43,12 +45,13 @@ impl Code {
         let mut fast = [0; 1 << FAST_LEN];
         let mut next = long;
         for (&len, symbol) in lens.iter().zip(0u16..).filter(|(len, _)| **len > 0) {
-            let (code, _, index) = &mut next[usize::from(len)];
-            symbols[*index as usize] = symbol;
+            let (code, _, index) = next.get_mut(usize::from(len)).ok_or_else(damaged)?;
+            *symbols.get_mut(*index as usize).ok_or_else(damaged)? = symbol;
             if usize::from(len) <= FAST_LEN {
                 let span = 1 << (FAST_LEN - usize::from(len));
                 let start = *code as usize * span;
-                fast[start..start + span].fill(symbol << 5 | u16::from(len));
+                let patterns = fast.get_mut(start..start + span).ok_or_else(damaged)?;
+                patterns.fill(symbol << 5 | u16::from(len));
             }
             *code += 1;
             *index += 1;
@@ -64,19 +67,20 @@ impl Code {
     ///
     /// # Errors
     /// `Corrupt` when the next bits are none.
-    pub fn next(&self, bits: &mut Bits<'_>) -> Result<u16> {
+    pub(super) fn next(&self, bits: &mut Bits<'_>) -> Result<u16> {
         let peek = bits.peek();
-        let entry = self.fast[usize::from(peek) >> (MAX_LEN - FAST_LEN)];
+        let pattern = usize::from(peek) >> (MAX_LEN - FAST_LEN);
+        let entry = self.fast.get(pattern).copied().unwrap_or(0);
         if entry != 0 {
             bits.skip(u32::from(entry & 31));
             return Ok(entry >> 5);
         }
-        for len in FAST_LEN + 1..=MAX_LEN {
-            let (first, count, index) = self.long[len];
-            let above = (u32::from(peek) >> (MAX_LEN - len)).checked_sub(first);
+        for (&(first, count, index), len) in self.long.iter().zip(0..).skip(FAST_LEN + 1) {
+            let above = (u32::from(peek) >> (MAX_BITS - len)).checked_sub(first);
             if let Some(above) = above.filter(|above| *above < count) {
-                bits.skip(len as u32);
-                return Ok(self.symbols[(index + above) as usize]);
+                bits.skip(len);
+                let symbol = self.symbols.get((index + above) as usize);
+                return symbol.copied().ok_or_else(damaged);
             }
         }
         Err(damaged())

@@ -11,10 +11,11 @@ use super::matches::copy_match;
 use crate::error::Result;
 
 /// The largest chunk.
-pub const MAX_BYTES: usize = 32 << 10;
+pub(super) const MAX_BYTES: usize = 32 << 10;
 
 /// Which distances a slot of a match stands for: the first one (plus [`DISTANCE_BIAS`]), and the bits to add.
-const SLOTS: [(u32, u32); 30] = slots();
+const SLOTS: [(u32, u32); SLOT_COUNT] = slots();
+const SLOT_COUNT: usize = 30;
 /// The first three slots are the distances used last.
 const DISTANCE_BIAS: u32 = 2;
 const LITERALS: usize = 256;
@@ -38,14 +39,16 @@ const TRANSLATED_FILE_BYTES: i32 = 12_000_000;
 /// Calls that begin in the last bytes of a chunk are as they were.
 const UNTRANSLATED_TAIL: usize = 10;
 
-const fn slots() -> [(u32, u32); 30] {
-    let mut slots = [(0, 0); 30];
-    let (mut slot, mut first) = (0, 0);
-    while slot < slots.len() {
-        let bits = if slot < 4 { 0 } else { slot as u32 / 2 - 1 };
-        slots[slot] = (first, bits);
+const fn slots() -> [(u32, u32); SLOT_COUNT] {
+    let mut slots = [(0, 0); SLOT_COUNT];
+    let (mut number, mut first) = (0u32, 0);
+    let mut rest: &mut [(u32, u32)] = &mut slots;
+    while let Some((slot, behind)) = rest.split_first_mut() {
+        let bits = if number < 4 { 0 } else { number / 2 - 1 };
+        *slot = (first, bits);
         first += 1 << bits;
-        slot += 1;
+        number += 1;
+        rest = behind;
     }
     slots
 }
@@ -54,7 +57,7 @@ const fn slots() -> [(u32, u32); 30] {
 ///
 /// # Errors
 /// `Corrupt` for anything that is not such a chunk.
-pub fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
+pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
     if out.len() > MAX_BYTES {
         return Err(damaged());
     }
@@ -77,8 +80,11 @@ pub fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
             return Err(damaged());
         }
         match kind {
-            VERBATIM | ALIGNED => chunk.compressed(&mut out[..end], done, kind == ALIGNED)?,
-            UNCOMPRESSED => chunk.uncompressed(&mut out[done..end])?,
+            VERBATIM | ALIGNED => {
+                let out = out.get_mut(..end).ok_or_else(damaged)?;
+                chunk.compressed(out, done, kind == ALIGNED)?;
+            }
+            UNCOMPRESSED => chunk.uncompressed(out.get_mut(done..end).ok_or_else(damaged)?)?,
             _ => return Err(damaged()),
         }
         done = end;
@@ -105,19 +111,21 @@ impl Chunk<'_> {
         let bits = &mut self.bits;
         let mut aligned = None;
         if is_aligned {
-            let lens: [u8; ALIGNED_SYMBOLS] = std::array::from_fn(|_| bits.take(3) as u8);
+            let lens: [u8; ALIGNED_SYMBOLS] = std::array::from_fn(|_| bits.take_byte(3));
             aligned = Some(Code::new(&lens)?);
         }
-        read_lens(bits, &mut self.main[..LITERALS])?;
-        read_lens(bits, &mut self.main[LITERALS..])?;
+        let (literals, matches) = self.main.split_at_mut(LITERALS);
+        read_lens(bits, literals)?;
+        read_lens(bits, matches)?;
         read_lens(bits, &mut self.length)?;
         let (main, length) = (Code::new(&self.main)?, Code::new(&self.length)?);
         while done < out.len() {
             let symbol = main.next(bits)?;
-            let Err(_) = u8::try_from(symbol).map(|byte| out[done] = byte) else {
+            if let Ok(byte) = u8::try_from(symbol) {
+                *out.get_mut(done).ok_or_else(damaged)? = byte;
                 done += 1;
                 continue;
-            };
+            }
             let symbol = usize::from(symbol) - LITERALS;
             let mut len = symbol % LENS_PER_SLOT;
             if len == LENS_PER_SLOT - 1 {
@@ -126,7 +134,7 @@ impl Chunk<'_> {
             match symbol / LENS_PER_SLOT {
                 slot @ 0..=2 => self.recent.swap(0, slot),
                 slot => {
-                    let (first, extra) = SLOTS[slot];
+                    let (first, extra) = *SLOTS.get(slot).ok_or_else(damaged)?;
                     let added = match &aligned {
                         Some(aligned) if extra >= ALIGNED_BITS => {
                             let high = bits.take(extra - ALIGNED_BITS) << ALIGNED_BITS;
@@ -161,10 +169,10 @@ impl Chunk<'_> {
 
 /// Reads code lengths, themselves in a code; `lens` holds those of the block before.
 fn read_lens(bits: &mut Bits<'_>, lens: &mut [u8]) -> Result<()> {
-    let pre: [u8; PRE_SYMBOLS] = std::array::from_fn(|_| bits.take(4) as u8);
+    let pre: [u8; PRE_SYMBOLS] = std::array::from_fn(|_| bits.take_byte(4));
     let code = Code::new(&pre)?;
-    let changed = |len: u8, by: u16| match by {
-        0..17 => Ok((len + LEN_MODULUS - by as u8) % LEN_MODULUS),
+    let changed = |len: Option<&u8>, by: u16| match (len, u8::try_from(by)) {
+        (Some(len), Ok(by @ 0..LEN_MODULUS)) => Ok((len + LEN_MODULUS - by) % LEN_MODULUS),
         _ => Err(damaged()),
     };
     let mut at = 0;
@@ -174,9 +182,9 @@ fn read_lens(bits: &mut Bits<'_>, lens: &mut [u8]) -> Result<()> {
             18 => (20 + bits.take(5), 0),
             19 => {
                 let count = 4 + bits.take(1);
-                (count, changed(lens[at], code.next(bits)?)?)
+                (count, changed(lens.get(at), code.next(bits)?)?)
             }
-            by => (1, changed(lens[at], by)?),
+            by => (1, changed(lens.get(at), by)?),
         };
         let end = at + count as usize;
         lens.get_mut(at..end).ok_or_else(damaged)?.fill(len);
@@ -190,18 +198,27 @@ fn read_lens(bits: &mut Bits<'_>, lens: &mut [u8]) -> Result<()> {
 fn undo_translation(out: &mut [u8]) {
     let end = out.len().saturating_sub(UNTRANSLATED_TAIL);
     let mut at = 0;
-    while let Some(found) = out[at.min(end)..end].iter().position(|&byte| byte == CALL) {
-        at += found;
-        let place = at as i32;
-        let operand: &mut [u8] = &mut out[at + 1..at + 5];
-        let absolute = i32::from_le_bytes([operand[0], operand[1], operand[2], operand[3]]);
+    let next = |out: &[u8], at: usize| {
+        let found = out.get(at..end)?.iter().position(|&byte| byte == CALL)?;
+        Some(at + found)
+    };
+    while let Some(found) = next(out, at) {
+        at = found;
+        let operand = out
+            .get_mut(at + 1..)
+            .and_then(|rest| rest.first_chunk_mut());
+        // A chunk has 32 KiB at most.
+        let (Some(operand), Ok(place)) = (operand, i32::try_from(at)) else {
+            return;
+        };
+        let absolute = i32::from_le_bytes(*operand);
         let relative = match absolute {
             0..TRANSLATED_FILE_BYTES => Some(absolute - place),
             _ if (-place..0).contains(&absolute) => Some(absolute + TRANSLATED_FILE_BYTES),
             _ => None,
         };
         if let Some(relative) = relative {
-            operand.copy_from_slice(&relative.to_le_bytes());
+            *operand = relative.to_le_bytes();
         }
         at += 5;
     }

@@ -21,6 +21,7 @@ use self::error::bad;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::common::utf16::ascii;
 use crate::io::{Extent, ExtentKind, ReadAt};
+use crate::volume::bits::index;
 
 /// The stream with the chunks.
 pub const STREAM: [u16; 17] = ascii(b"WofCompressedData");
@@ -158,29 +159,35 @@ impl Chunks {
     fn places(&self, chunks: Range<u64>) -> Result<Vec<u64>> {
         // The table begins with the place of chunk 1.
         let listed = chunks.start.max(1)..self.count.min(chunks.end + 1);
-        let mut table = vec![0; ((listed.end - listed.start) * self.place_bytes) as usize];
+        let mut table = vec![0; index((listed.end - listed.start) * self.place_bytes)];
         let at = (listed.start - 1) * self.place_bytes;
         self.stored.read_exact_at(&mut table, at)?;
-        let mut places = Vec::with_capacity((chunks.end - chunks.start) as usize + 1);
+        let mut places = Vec::with_capacity(index(chunks.end - chunks.start) + 1);
         if chunks.start == 0 {
             places.push(0);
         }
-        places.extend(table.chunks_exact(self.place_bytes as usize).map(|bytes| {
+        places.extend(table.chunks_exact(index(self.place_bytes)).map(|bytes| {
             let digits = bytes.iter().rev();
             digits.fold(0, |all, &byte| all << 8 | u64::from(byte))
         }));
         if chunks.end == self.count {
             places.push(self.data_bytes);
         }
-        for (number, pair) in chunks.zip(places.windows(2)) {
+        for (number, (start, end)) in chunks.zip(pairs(&places)) {
             let plain = self.plain(number);
             let is_sound = |len: u64| len > 0 && len <= plain.end - plain.start;
-            if !pair[1].checked_sub(pair[0]).is_some_and(is_sound) || pair[1] > self.data_bytes {
+            if !end.checked_sub(start).is_some_and(is_sound) || end > self.data_bytes {
                 return Err(bad("a chunk is nowhere, or longer than what it stands for"));
             }
         }
         Ok(places)
     }
+}
+
+/// Each place with the one behind it.
+fn pairs(places: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+    let behind = places.iter().skip(1).copied();
+    places.iter().copied().zip(behind)
 }
 
 impl ReadAt for Chunks {
@@ -199,23 +206,26 @@ impl ReadAt for Chunks {
         let [first, .., last] = places[..] else {
             return Err(bad("there are no chunks"));
         };
-        let mut packed = vec![0; (last - first) as usize];
+        let mut packed = vec![0; index(last - first)];
         let data_at = (self.count - 1) * self.place_bytes;
         self.stored.read_exact_at(&mut packed, data_at + first)?;
         let mut cut = Vec::new();
-        for (number, pair) in chunks.zip(places.windows(2)) {
-            let packed = &packed[(pair[0] - first) as usize..(pair[1] - first) as usize];
+        let lost = || bad("a chunk is not where it was");
+        for (number, (start, end)) in chunks.zip(pairs(&places)) {
+            let packed = packed.get(index(start - first)..index(end - first));
+            let packed = packed.ok_or_else(lost)?;
             let plain = self.plain(number);
             let part = plain.start.max(wanted.start)..plain.end.min(wanted.end);
-            let to = &mut buf[(part.start - offset) as usize..(part.end - offset) as usize];
+            let to = buf.get_mut(index(part.start - offset)..index(part.end - offset));
+            let to = to.ok_or_else(lost)?;
             if part == plain {
                 self.algorithm.unpack(packed, to)?;
                 continue;
             }
-            cut.resize((plain.end - plain.start) as usize, 0);
+            cut.resize(index(plain.end - plain.start), 0);
             self.algorithm.unpack(packed, &mut cut)?;
-            let within = (part.start - plain.start) as usize;
-            to.copy_from_slice(&cut[within..within + to.len()]);
+            let within = index(part.start - plain.start);
+            to.copy_from_slice(cut.get(within..within + to.len()).ok_or_else(lost)?);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ const MIN_MATCH: usize = 3;
 ///
 /// # Errors
 /// `Corrupt` for anything that is not such a chunk.
-pub fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
+pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
     let (packed_lens, _) = packed.split_at_checked(LENS_BYTES).ok_or_else(damaged)?;
     let mut lens = [0; 2 * LENS_BYTES];
     for (pair, byte) in lens.chunks_exact_mut(2).zip(packed_lens) {
@@ -29,7 +29,7 @@ pub fn unpack(packed: &[u8], out: &mut [u8]) -> Result<()> {
     while done < out.len() {
         let symbol = code.next(&mut bits)?;
         if let Ok(byte) = u8::try_from(symbol) {
-            out[done] = byte;
+            *out.get_mut(done).ok_or_else(damaged)? = byte;
             done += 1;
             continue;
         }
