@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::{add_disk_xattrs, disk_attr, disk_xattr, disk_xattr_names, open_disk};
-use super::guest::GuestOptions;
-use super::guest::OpenDisk;
-use super::guests::{Disks, Guests, LVM_DIR, MD_DIR, missing_is_damage};
+use super::guest::{GuestOptions, Guests, OpenDisk, Over, PointDisks};
 use super::nodes::{StaticDir, Xattrs, identity};
+use super::point_guests::missing_is_damage;
 use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, DiskContext, DiskStreams};
@@ -81,19 +80,20 @@ pub fn bare_root(
     };
     let guests = Guests::new(guests);
     let machine = guests.machine(file.identity());
-    let disks = || Disks {
-        all: vec![("disk".into(), open.clone())],
+    let disks = || PointDisks {
+        all: Arc::new([("disk".into(), open.clone())]),
         machine: machine.clone(),
     };
     let inside = guests.of_disk(file.identity(), "disk", time, open.clone(), disks);
-    let over = |name: &str| Node::Dir(guests.of_disks(name, file.identity(), time, disks()));
-    let (lvm, md) = (over(LVM_DIR), over(MD_DIR));
-    let children = vec![
+    let over = |over: Over| {
+        let dir = guests.of_disks(file.identity(), over, time, disks);
+        (over.name(), Node::Dir(dir))
+    };
+    let mut children = vec![
         ("disk", Node::Dir(inside)),
-        ("disk.raw", Node::File(file)),
-        (LVM_DIR, lvm),
-        (MD_DIR, md),
+        ("disk.raw", Node::File(file.clone())),
     ];
+    children.extend(Over::ALL.map(over));
     Ok(Node::Dir(Arc::new(StaticDir::new("bare", children, time))))
 }
 

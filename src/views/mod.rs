@@ -14,13 +14,14 @@
 mod bare;
 mod by_date;
 mod by_uuid;
+mod children;
 mod disk;
 pub mod guest;
-mod guests;
 mod json_file;
 mod link_dir;
 mod nodes;
 mod point;
+mod point_guests;
 mod pool;
 mod stats;
 mod vms;
@@ -38,8 +39,7 @@ pub use windows::with_windows_names;
 use crate::image::DiskContext;
 use crate::repo::{Catalogue, OpenRepository};
 use crate::tree::Node;
-use guest::GuestOptions;
-use guests::Guests;
+use guest::{GuestOptions, Guests};
 use nodes::StaticDir;
 
 /// What all nodes of a mount share.

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::time::SystemTime;
 
+use super::children::{Child, Children};
 use crate::error::{Error, Result};
 use crate::hash::StableHash;
 use crate::store::{StorePath, Version};
@@ -101,7 +102,7 @@ pub(super) fn is_ours(name: &OsStr) -> bool {
 /// A directory whose entries never change.
 pub(super) struct StaticDir {
     name: &'static str,
-    children: Vec<(&'static str, Node)>,
+    children: Children<'static>,
     time: SystemTime,
 }
 
@@ -111,9 +112,10 @@ impl StaticDir {
         children: Vec<(&'static str, Node)>,
         time: SystemTime,
     ) -> Self {
+        let children = children.into_iter();
         StaticDir {
             name,
-            children,
+            children: children.map(|(name, node)| Child::of(name, node)).collect(),
             time,
         }
     }
@@ -133,21 +135,11 @@ impl Base for StaticDir {
 
 impl Directory for StaticDir {
     fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
-        let found = self.children.iter().find(|(known, _)| *known == name);
-        Ok(found.map(|(_, node)| node.clone()))
+        self.children.lookup(name)
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
-        let kind = |node: &Node| match node {
-            Node::Dir(_) => NodeKind::Dir,
-            Node::File(_) => NodeKind::File,
-            Node::Leaf(_) => NodeKind::Symlink,
-        };
-        let entries = self
-            .children
-            .iter()
-            .map(|(name, node)| entry(name, kind(node), node.base().identity()));
-        stream(entries.collect())
+        Ok(self.children.list())
     }
 }
 

@@ -4,10 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::ViewContext;
+use super::children::{Child, Children};
 use super::disk::DiskFile;
-use super::guests;
+use super::guest::Over;
 use super::json_file::JsonFile;
-use super::nodes::{Xattrs, entry, is_ours, point_identity, stream};
+use super::nodes::{Xattrs, is_ours, point_identity};
+use super::point_guests;
 use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::{RestorePoint, Vm};
@@ -82,15 +84,6 @@ fn version_of(point: &RestorePoint) -> Option<Version> {
     point.json_meta.map(|m| m.version)
 }
 
-/// Whether a disk can hold file systems: a RAM image cannot.
-fn is_guest_disk(point: &RestorePoint, index: usize) -> bool {
-    point.json_meta.is_some() && !point.disks[index].suspend
-}
-
-fn has_guests(point: &RestorePoint) -> bool {
-    (0..point.disks.len()).any(|index| is_guest_disk(point, index))
-}
-
 impl Base for PointDir {
     fn identity(&self) -> Identity {
         point_identity(&self.vm.json_path(&self.name), Some(self.version), "dir")
@@ -112,61 +105,65 @@ impl Base for PointDir {
     }
 }
 
-impl Directory for PointDir {
-    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
-        let Some(name) = name.to_str() else {
-            return Ok(None);
-        };
-        if name == BACKUP_JSON {
+impl PointDir {
+    fn backup_json(&self, version: Option<Version>) -> Child<'_> {
+        let json = self.vm.json_path(&self.name);
+        let identity = point_identity(&json, version, "json");
+        Child::new(BACKUP_JSON, NodeKind::File, identity, || {
             let time = point_time(&self.name, self.context.since);
             let file = JsonFile::new(self.vm.clone(), &self.name, time)?;
-            return Ok(file.map(|file| Node::File(Arc::new(file))));
+            Ok(file.map(|file| Node::File(Arc::new(file))))
+        })
+    }
+
+    fn children<'a>(&'a self, point: &'a Arc<RestorePoint>) -> Children<'a> {
+        let context = &self.context;
+        let version = version_of(point);
+        let disk_file = |index: usize| {
+            let disk = &point.disks[index];
+            let identity = point_identity(&point.json_path, version, &disk.vdi_ref);
+            Child::new(disk.file_name(), NodeKind::File, identity, move || {
+                let file = DiskFile::new(context.clone(), point.clone(), index);
+                Ok(file.map(|file| Node::File(Arc::new(file))))
+            })
+        };
+        let disk_dir = |(index, name): (usize, String)| {
+            let identity = point_guests::disk_dir_identity(point, index);
+            Child::new(name, NodeKind::Dir, identity, move || {
+                Ok(point_guests::disk_dir(context, point, index).map(Node::Dir))
+            })
+        };
+        let over_disks = |over: Over| {
+            let identity = point_guests::over_disks_identity(point, over);
+            let make = move || {
+                let dir = point_guests::over_disks(context, point, over);
+                Ok(Some(Node::Dir(dir)))
+            };
+            let is_listed = !point_guests::is_known_empty(context, point, over);
+            Child::new(over.name(), NodeKind::Dir, identity, make).listed_if(is_listed)
+        };
+        let names = point_guests::dir_names(point).into_iter().enumerate();
+        let guests = names.filter(|(index, _)| point_guests::is_guest_disk(point, *index));
+        let over = Over::ALL.into_iter();
+        let over = over.filter(|_| point_guests::has_guests(point));
+        std::iter::once(self.backup_json(version))
+            .chain((0..point.disks.len()).map(disk_file))
+            .chain(guests.map(disk_dir))
+            .chain(over.map(over_disks))
+            .collect()
+    }
+}
+
+impl Directory for PointDir {
+    fn lookup(&self, name: &OsStr) -> Result<Option<Node>> {
+        // The metadata as a file is there whether it can be read as metadata or not.
+        if name == BACKUP_JSON {
+            return self.backup_json(Some(self.version)).node();
         }
-        let point = self.point()?;
-        let stem = name.strip_suffix(".raw");
-        if let Some(index) = point
-            .disks
-            .iter()
-            .position(|d| Some(d.name.as_str()) == stem)
-        {
-            let file = DiskFile::new(self.context.clone(), point, index);
-            return Ok(file.map(|file| Node::File(Arc::new(file))));
-        }
-        if [guests::LVM_DIR, guests::MD_DIR].contains(&name) && has_guests(&point) {
-            return Ok(guests::over_disks(&self.context, &point, name).map(Node::Dir));
-        }
-        let index = (0..point.disks.len())
-            .find(|&i| is_guest_disk(&point, i) && guests::dir_name(&point, i) == name);
-        let dir = index.and_then(|i| guests::disk_dir(&self.context, &point, i));
-        Ok(dir.map(Node::Dir))
+        self.children(&self.point()?).lookup(name)
     }
 
     fn list(&self) -> Result<Box<dyn DirStream>> {
-        let point = self.point()?;
-        let version = version_of(&point);
-        let mut entries = vec![entry(
-            BACKUP_JSON,
-            NodeKind::File,
-            point_identity(&point.json_path, version, "json"),
-        )];
-        for disk in &point.disks {
-            let identity = point_identity(&point.json_path, version, &disk.vdi_ref);
-            entries.push(entry(&disk.file_name(), NodeKind::File, identity));
-        }
-        for index in (0..point.disks.len()).filter(|&i| is_guest_disk(&point, i)) {
-            if let Some(dir) = guests::disk_dir(&self.context, &point, index) {
-                let name = guests::dir_name(&point, index);
-                entries.push(entry(&name, NodeKind::Dir, dir.identity()));
-            }
-        }
-        for name in [guests::LVM_DIR, guests::MD_DIR] {
-            if has_guests(&point)
-                && !guests::is_known_empty(&self.context, &point, name)
-                && let Some(dir) = guests::over_disks(&self.context, &point, name)
-            {
-                entries.push(entry(name, NodeKind::Dir, dir.identity()));
-            }
-        }
-        stream(entries)
+        Ok(self.children(&self.point()?).list())
     }
 }

@@ -4,12 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use super::node::{GuestOptions, GuestTree};
+use super::attributes::PROBLEM;
+use super::files::GuestTree;
+use super::options::GuestOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tree::{Attr, Base, DirEntry, DirStream, Directory, Identity, Node};
-
-/// Why something inside a directory cannot be shown.
-pub(super) const PROBLEM: &str = "user.brfs.problem";
 
 /// The root directory of one volume's file system. Its name alone opens nothing; its attributes are those of
 /// the guest's root inode, so asking for them opens the file system.

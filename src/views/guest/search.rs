@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::disk::OpenDisk;
+use super::context::OpenDisk;
 use crate::error::{Error, Result};
 use crate::io::{Extent, ReadAt};
 use crate::volume::{Content, PlacedVolume, find_all};

@@ -1,58 +1,25 @@
 //! A guest's file system as a `tree`.
 //!
-//! Names are checked here (no `/`, no NUL, at most 255 bytes, each once), owners are the mount's
-//! unless the guest's own are asked for, links and special files stay what they are.
+//! Names are checked (and each is given once), owners are the mount's unless the guest's own are asked for, links and
+//! special files stay what they are.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
+use super::names::{CUT_NAME_BYTES, find_cut, present};
+use super::options::GuestOptions;
 use crate::error::{Error, Result};
 use crate::guestfs::host::pool::Pooled;
-use crate::guestfs::{GuestAttr, GuestEntry, GuestFs, GuestInode};
+use crate::guestfs::{GuestAttr, GuestEntry, GuestInode};
 use crate::io::ReadAt;
 use crate::tree::{
     Attr, Base, DirEntry, DirStream, Directory, File, Identity, Leaf, Node, NodeKind,
 };
 
-const MAX_NAME_BYTES: usize = 255;
-/// Longer names (NTFS allows 255 UTF-16 units, up to 765 bytes) keep this much of themselves.
-const CUT_NAME_BYTES: usize = 220;
 /// A listing gives up after this many entries.
 const MAX_ENTRIES: u64 = 20_000_000;
-
-/// How guest files are presented.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct GuestOptions {
-    /// Show the guest's own owners and modes, instead of files that the mount's owner can read.
-    pub guest_owner: bool,
-    /// Without `guest_owner`: others than the mount's owner are admitted, and can read as well.
-    pub for_all: bool,
-}
-
-impl GuestOptions {
-    /// The permission bits that a node gets in addition to the guest's.
-    fn added(self, kind: NodeKind) -> u16 {
-        let bits = match kind {
-            NodeKind::Dir => 0o500,
-            NodeKind::File => 0o400,
-            _ => 0,
-        };
-        match (self.guest_owner, self.for_all) {
-            (true, _) => 0,
-            (false, false) => bits,
-            (false, true) => bits | bits >> 3 | bits >> 6,
-        }
-    }
-
-    /// What a directory is shown with at least, whatever the guest's own mode is; under the guest's own owners,
-    /// what the mount's owner needs.
-    pub(super) fn least_of_dir(self) -> u16 {
-        0o500 | self.added(NodeKind::Dir)
-    }
-}
 
 /// A mounted guest file system: what its nodes share.
 pub struct GuestTree {
@@ -280,45 +247,6 @@ impl Leaf for GuestNode {
     }
 }
 
-/// The name shown for a stored name, `None` for one that cannot be shown.
-fn present(name: &OsStr, inode: GuestInode) -> Option<OsString> {
-    let bytes = name.as_bytes();
-    if bytes.is_empty() || bytes == b"." || bytes == b".." {
-        return None;
-    }
-    if bytes.iter().any(|&byte| byte == b'/' || byte == 0) {
-        return None;
-    }
-    if bytes.len() <= MAX_NAME_BYTES {
-        return Some(name.to_os_string());
-    }
-    let mut cut = CUT_NAME_BYTES;
-    // Not in the middle of a UTF-8 character.
-    while cut > CUT_NAME_BYTES - 4 && bytes[cut] & 0xC0 == 0x80 {
-        cut -= 1;
-    }
-    let mut shown = bytes[..cut].to_vec();
-    shown.extend_from_slice(format!("~{inode:x}").as_bytes());
-    Some(OsString::from_vec(shown))
-}
-
-/// Finds the entry that is shown under a name that was cut.
-fn find_cut(fs: &dyn GuestFs, dir: GuestInode, name: &OsStr) -> Result<Option<GuestInode>> {
-    let mut cursor = Some(0);
-    while let Some(at) = cursor {
-        let batch = fs.list(dir, at)?;
-        let found = batch.entries.iter().find(|entry| {
-            entry.name.len() > MAX_NAME_BYTES
-                && present(&entry.name, entry.inode).is_some_and(|shown| shown == name)
-        });
-        if let Some(entry) = found {
-            return Ok(Some(entry.inode));
-        }
-        cursor = batch.next.filter(|&next| next > at);
-    }
-    Ok(None)
-}
-
 struct GuestStream {
     tree: Arc<GuestTree>,
     dir: GuestInode,
@@ -376,37 +304,5 @@ impl DirStream for GuestStream {
                 identity: self.tree.identity_of(entry.inode, kind),
             }));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_guest_keeps_from_others_is_kept_only_under_its_own_owners() {
-        let bits = |guest_owner, for_all, kind| {
-            let options = GuestOptions {
-                guest_owner,
-                for_all,
-            };
-            options.added(kind)
-        };
-        assert_eq!(bits(false, false, NodeKind::File), 0o400);
-        assert_eq!(bits(false, true, NodeKind::File), 0o444);
-        assert_eq!(bits(false, true, NodeKind::Dir), 0o555);
-        assert_eq!(bits(true, true, NodeKind::Dir), 0);
-    }
-
-    #[test]
-    fn names_that_a_file_system_must_not_have_are_not_shown() {
-        for bad in ["", ".", "..", "a/b", "/", "nul\0"] {
-            assert_eq!(present(bad.as_ref(), 1), None);
-        }
-        let kept = present("…".repeat(85).as_ref(), 1).unwrap();
-        assert_eq!(kept.len(), 255);
-        let cut = present("…".repeat(86).as_ref(), 0xAB).unwrap();
-        assert!(cut.len() <= 255);
-        assert!(cut.to_str().unwrap().ends_with("…~ab"));
     }
 }
