@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::image::{Disk, DiskContext, DiskGuard};
 use crate::store::{StorePath, Version};
 
-/// Disks kept open although nobody reads them.
-const KEPT: usize = 32;
+/// Disks kept open although nobody reads them: of a restore point that is looked at again and again usually all.
+const KEPT: usize = 64;
 /// How long damage is believed.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 

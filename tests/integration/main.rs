@@ -33,6 +33,7 @@ mod handshake;
 mod kernel_volumes;
 mod key_sources;
 mod known_damage;
+mod many_disks;
 mod md_arrays;
 mod mount_tools;
 mod odd_blocks;

@@ -5,6 +5,7 @@
 //! system. Large reads pass it by.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quick_cache::sync::Cache;
 
@@ -16,10 +17,34 @@ const PAGE_BYTES: u64 = 16 << 10;
 /// 8 MiB of pages.
 const PAGES: usize = 512;
 
+/// Pages in memory, of all devices.
+static PAGES_HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// The bytes that the caches of all devices hold.
+pub(super) fn cached_bytes() -> u64 {
+    PAGES_HELD.load(Ordering::Relaxed) as u64 * PAGE_BYTES
+}
+
+/// A part of a volume, which counts as long as it is in memory.
+struct Page(Box<[u8]>);
+
+impl Page {
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        PAGES_HELD.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Page(bytes.into()))
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        PAGES_HELD.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A volume with its metadata cache.
 pub struct Device {
     volume: Arc<dyn ReadAt>,
-    pages: Cache<u64, Arc<[u8]>>,
+    pages: Cache<u64, Arc<Page>>,
 }
 
 impl Device {
@@ -80,6 +105,7 @@ impl Device {
         while done < buf.len() {
             let at = offset + done as u64;
             let page = self.page(at / PAGE_BYTES)?;
+            let page = &page.0;
             let within = (at % PAGE_BYTES) as usize;
             let take = (page.len() - within).min(buf.len() - done);
             buf[done..done + take].copy_from_slice(&page[within..within + take]);
@@ -88,7 +114,7 @@ impl Device {
         Ok(())
     }
 
-    fn page(&self, number: u64) -> Result<Arc<[u8]>> {
+    fn page(&self, number: u64) -> Result<Arc<Page>> {
         if let Some(page) = self.pages.get(&number) {
             return Ok(page);
         }
@@ -96,7 +122,7 @@ impl Device {
         let len = PAGE_BYTES.min(self.volume.len_bytes() - start) as usize;
         let mut page = vec![0; len];
         self.volume.read_exact_at(&mut page, start)?;
-        let page: Arc<[u8]> = page.into();
+        let page = Page::new(page);
         self.pages.insert(number, page.clone());
         Ok(page)
     }

@@ -1,21 +1,24 @@
 //! Open guest file systems: opened when first needed, dropped when idle, replaced after a panic.
 //!
-//! An open file system costs some MiB (its metadata cache, group descriptors, a replayed journal).
-//! The pool keeps a bounded number; the ones not used for longest go first. What users of a dropped
+//! An open file system costs up to some MiB (its metadata cache, group descriptors, a replayed journal). The pool keeps a
+//! bounded number, and fewer while their caches are full; the ones not used for longest go first. What users of a dropped
 //! one still hold (an open file) stays valid.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use super::device::cached_bytes;
 use super::guard::{Budget, Outcome, guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guestfs::{GuestFs, GuestInode};
 use crate::io::{Extent, ReadAt};
 use crate::sync::lock;
 
-/// File systems that a pool keeps open.
-const DEFAULT_CAPACITY: usize = 16;
+/// File systems that a pool keeps open: of a restore point that is walked again and again usually all.
+const DEFAULT_CAPACITY: usize = 64;
+/// What the metadata caches of open file systems may take together. Beyond it, others are closed.
+const CACHE_BYTES: u64 = 128 << 20;
 /// A file system not used for so long is dropped when another one is opened.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -73,22 +76,29 @@ impl Pool {
 
     fn enter(&self, pooled: &Arc<Pooled>) {
         self.drop_idle(IDLE);
-        let oldest = {
+        let is_full = {
             let mut open = lock(&self.open);
             open.push(Arc::downgrade(pooled));
-            if open.len() <= self.capacity {
-                None
-            } else {
-                let age = |entry: &Weak<Pooled>| match entry.upgrade() {
-                    Some(other) if !Arc::ptr_eq(&other, pooled) => {
-                        other.last_used.load(Ordering::Relaxed)
-                    }
-                    Some(_) => u64::MAX,
-                    None => 0,
-                };
-                let index = (0..open.len()).min_by_key(|&index| age(&open[index]));
-                index.and_then(|index| open.swap_remove(index).upgrade())
-            }
+            open.len() > self.capacity
+        };
+        if is_full {
+            self.close_oldest(pooled);
+        }
+    }
+
+    /// Closes the file system that was not used for longest, `pooled` excepted.
+    fn close_oldest(&self, pooled: &Arc<Pooled>) {
+        let oldest = {
+            let mut open = lock(&self.open);
+            let age = |entry: &Weak<Pooled>| match entry.upgrade() {
+                Some(other) if Arc::ptr_eq(&other, pooled) => None,
+                Some(other) => Some(other.last_used.load(Ordering::Relaxed)),
+                None => Some(0),
+            };
+            let ages = open.iter().enumerate();
+            let ages = ages.filter_map(|(index, entry)| Some((age(entry)?, index)));
+            let oldest = ages.min();
+            oldest.and_then(|(_, index)| open.swap_remove(index).upgrade())
         };
         // Outside the lock: dropping a file system frees a lot.
         if let Some(oldest) = oldest {
@@ -168,6 +178,9 @@ impl Pooled {
 
     fn get(self: &Arc<Self>) -> Result<Arc<dyn GuestFs>> {
         self.last_used.store(self.pool.now(), Ordering::Relaxed);
+        if cached_bytes() > CACHE_BYTES {
+            self.pool.close_oldest(self);
+        }
         if let Some(known) = self.known() {
             return known;
         }
