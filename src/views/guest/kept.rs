@@ -5,7 +5,7 @@
 //! that were never entered hold nothing.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::Opens;
@@ -15,6 +15,7 @@ use super::machine::Machine;
 use super::options::GuestOptions;
 use super::over_disks::{Over, OverDisks};
 use crate::guestfs::host::pool::Pool;
+use crate::sync::lock;
 use crate::tree::{Directory, Identity};
 
 /// Directories kept that hold a disk open, or several. More than a restore point usually has: one that is walked again
@@ -72,7 +73,7 @@ impl Guests {
     /// What is known of the disks of the restore point with this identity.
     pub(crate) fn machine(&self, identity: Identity) -> Arc<Machine> {
         let identity = number(identity);
-        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut machines = lock(&self.machines);
         if let Some((_, known)) = machines.iter().find(|(known, _)| *known == identity) {
             return known.clone();
         }
@@ -86,7 +87,7 @@ impl Guests {
 
     /// The directory with this number: the one that is kept, or a new one.
     fn keep(&self, number: u64, make: impl FnOnce() -> Arc<dyn Opens>) -> Arc<dyn Opens> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if let Some(at) = kept.iter().position(|(known, _)| *known == number)
             && let Some(found) = kept.remove(at)
         {

@@ -1,8 +1,9 @@
 //! Values that are made when they are first needed.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use crate::error::Result;
+use crate::sync::lock;
 
 /// A value made on first use, once; a failure is not kept.
 pub(super) struct Lazy<T> {
@@ -18,7 +19,7 @@ impl<T> Lazy<T> {
 
     /// Those who come while it is made wait for it: that is the point of the lock.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut value = lock(&self.value);
         if let Some(value) = &*value {
             return Ok(value.clone());
         }
@@ -29,7 +30,7 @@ impl<T> Lazy<T> {
 
     /// The value if it was made.
     pub(super) fn peek(&self) -> Option<Arc<T>> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = lock(&self.value);
         value.clone()
     }
 
