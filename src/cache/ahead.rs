@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use super::blocks::Block;
-use super::flight::{Flight, LandOnDrop};
+use super::single_flight::{CompleteOnDrop, SingleFlight};
 use crate::error::Result;
 use crate::sync::{lock, wait_timeout};
 
@@ -33,7 +33,7 @@ pub struct AheadPool {
 /// undone.
 pub struct AheadTicket {
     share: AheadShare,
-    flight: Arc<Flight<Block>>,
+    flight: Arc<SingleFlight<Block>>,
 }
 
 /// Bytes of the budget, held by whoever keeps a block outside the cache; given back when dropped.
@@ -65,7 +65,7 @@ impl AheadPool {
         load: impl FnOnce() -> Result<Block> + Send + 'static,
     ) -> Option<AheadTicket> {
         let share = self.reserve(bytes)?;
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(SingleFlight::new());
         let ticket = AheadTicket {
             share,
             flight: Arc::clone(&flight),
@@ -75,8 +75,8 @@ impl AheadPool {
         drop(flight);
         self.push(Box::new(move || {
             if let Some(flight) = wanted.upgrade() {
-                let unwound = LandOnDrop(&flight);
-                flight.land(load());
+                let unwound = CompleteOnDrop(&flight);
+                flight.complete(load());
                 drop(unwound);
             }
         }));
@@ -109,7 +109,7 @@ impl AheadPool {
                 queue.threads += 1;
             } else if queue.threads == 0 {
                 // No thread can be had: do without reading ahead. Dropping the job leaves the
-                // flight unlanded, so it is run here instead.
+                // flight without a result, so it is run here instead.
                 let job = queue.jobs.pop_back();
                 drop(queue);
                 if let Some(job) = job {
@@ -142,7 +142,7 @@ fn work(pool: &Weak<AheadPool>) {
         };
         drop(queue);
         if let Some(job) = job {
-            // A job that panics has landed an error by unwinding; the thread goes on.
+            // A job that panics has completed with an error by unwinding; the thread goes on.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
         }
     }

@@ -4,7 +4,7 @@
 //! quick_cache's (Clock-PRO with ghost entries, close to S3-FIFO): a block that was asked for once
 //! leaves before one that was asked for again. A sequential reader asks for each block sixteen
 //! times within milliseconds (128 KiB at a time); so that this does not look like love, readers
-//! hold on to their current block themselves and sequential ones use [`Touch::Pass`].
+//! hold on to their current block themselves and sequential ones use [`Access::Sequential`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 
-use super::flight::{Flight, LandOnDrop};
+use super::single_flight::{CompleteOnDrop, SingleFlight};
 use crate::error::Result;
 use crate::sync::lock;
 
@@ -37,13 +37,13 @@ pub struct Block {
     pub full: bool,
 }
 
-/// Whether a look-up counts as a sign that the block will be wanted again.
+/// How a block is accessed: whether a look-up is a sign that the block will be wanted again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Touch {
-    /// A random access: it counts.
-    Count,
-    /// A reader passing through: it does not.
-    Pass,
+pub enum Access {
+    /// At random: it counts.
+    Random,
+    /// By a reader passing through: it does not.
+    Sequential,
 }
 
 #[derive(Clone)]
@@ -61,7 +61,7 @@ type Inner = Cache<BlockKey, Block, ByBytes, RandomState, DefaultLifecycle<Block
 /// The cache. All calls are safe from any thread.
 pub struct BlockCache {
     cache: Inner,
-    flights: Mutex<HashMap<BlockKey, Arc<Flight<Block>>>>,
+    flights: Mutex<HashMap<BlockKey, Arc<SingleFlight<Block>>>>,
     hits: AtomicU64,
     loads: AtomicU64,
 }
@@ -81,8 +81,8 @@ pub struct BlockCacheStats {
 /// What to do for a block: it is here, somebody is at it, or it is ours to load.
 enum Claim {
     Ready(Block),
-    Wait(Arc<Flight<Block>>),
-    Load(Arc<Flight<Block>>),
+    Wait(Arc<SingleFlight<Block>>),
+    Load(Arc<SingleFlight<Block>>),
 }
 
 impl BlockCache {
@@ -112,10 +112,10 @@ impl BlockCache {
     }
 
     /// The block if it is in memory.
-    pub fn get(&self, key: BlockKey, touch: Touch) -> Option<Block> {
-        let found = match touch {
-            Touch::Count => self.cache.get(&key),
-            Touch::Pass => self.cache.peek(&key),
+    pub fn get(&self, key: BlockKey, access: Access) -> Option<Block> {
+        let found = match access {
+            Access::Random => self.cache.get(&key),
+            Access::Sequential => self.cache.peek(&key),
         };
         if found.is_some() {
             self.hits.fetch_add(1, Ordering::Relaxed);
@@ -128,18 +128,18 @@ impl BlockCache {
     pub fn get_or_load(
         &self,
         key: BlockKey,
-        touch: Touch,
+        access: Access,
         load: impl FnOnce() -> Result<Block>,
     ) -> Result<Block> {
-        match self.claim(key, touch) {
+        match self.claim(key, access) {
             Claim::Ready(block) => Ok(block),
             Claim::Wait(flight) => flight.wait(),
             Claim::Load(flight) => self.run(key, &flight, load),
         }
     }
 
-    fn claim(&self, key: BlockKey, touch: Touch) -> Claim {
-        if let Some(block) = self.get(key, touch) {
+    fn claim(&self, key: BlockKey, access: Access) -> Claim {
+        if let Some(block) = self.get(key, access) {
             return Claim::Ready(block);
         }
         let mut flights = lock(&self.flights);
@@ -149,11 +149,11 @@ impl BlockCache {
                 Claim::Wait(Arc::clone(flight.get()))
             }
             Entry::Vacant(vacant) => {
-                // It may have landed between the look-up and the lock.
+                // It may have completed between the look-up and the lock.
                 if let Some(block) = self.cache.peek(&key) {
                     return Claim::Ready(block);
                 }
-                Claim::Load(Arc::clone(vacant.insert(Arc::new(Flight::new()))))
+                Claim::Load(Arc::clone(vacant.insert(Arc::new(SingleFlight::new()))))
             }
         }
     }
@@ -161,17 +161,17 @@ impl BlockCache {
     fn run(
         &self,
         key: BlockKey,
-        flight: &Flight<Block>,
+        flight: &SingleFlight<Block>,
         load: impl FnOnce() -> Result<Block>,
     ) -> Result<Block> {
-        let unwound = LandOnDrop(flight);
+        let unwound = CompleteOnDrop(flight);
         let forget = Forget { cache: self, key };
         self.loads.fetch_add(1, Ordering::Relaxed);
         let result = load();
         if let Ok(block) = &result {
             self.cache.insert(key, block.clone());
         }
-        flight.land(result.clone());
+        flight.complete(result.clone());
         drop(forget);
         drop(unwound);
         result
@@ -226,7 +226,7 @@ mod tests {
                 s.spawn(|| {
                     start.wait();
                     cache
-                        .get_or_load(key(1), Touch::Count, || {
+                        .get_or_load(key(1), Access::Random, || {
                             std::thread::sleep(Duration::from_millis(50));
                             Ok(block(1000))
                         })
@@ -240,11 +240,11 @@ mod tests {
     #[test]
     fn a_failed_load_is_told_and_forgotten() {
         let cache = BlockCache::new(1 << 20);
-        let failed = cache.get_or_load(key(1), Touch::Count, || Err(Error::corrupt("x")));
+        let failed = cache.get_or_load(key(1), Access::Random, || Err(Error::corrupt("x")));
         assert!(failed.is_err());
         assert!(
             cache
-                .get_or_load(key(1), Touch::Count, || Ok(block(10)))
+                .get_or_load(key(1), Access::Random, || Ok(block(10)))
                 .is_ok()
         );
     }
@@ -253,12 +253,12 @@ mod tests {
     fn a_load_that_panics_leaves_nobody_waiting() {
         let cache = BlockCache::new(1 << 20);
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _ = cache.get_or_load(key(1), Touch::Count, || panic!("on purpose"));
+            let _ = cache.get_or_load(key(1), Access::Random, || panic!("on purpose"));
         }));
         assert!(unwound.is_err());
         assert!(
             cache
-                .get_or_load(key(1), Touch::Count, || Ok(block(10)))
+                .get_or_load(key(1), Access::Random, || Ok(block(10)))
                 .is_ok()
         );
     }
@@ -271,18 +271,18 @@ mod tests {
         for _ in 0..3 {
             for n in 0..hot {
                 cache
-                    .get_or_load(key(n), Touch::Count, || Ok(block(10_000)))
+                    .get_or_load(key(n), Access::Random, || Ok(block(10_000)))
                     .unwrap();
             }
         }
         for n in 1000..3000 {
             cache
-                .get_or_load(key(n), Touch::Pass, || Ok(block(10_000)))
+                .get_or_load(key(n), Access::Sequential, || Ok(block(10_000)))
                 .unwrap();
             assert!(cache.stats().bytes <= capacity);
         }
         let kept = (0..hot)
-            .filter(|&n| cache.get(key(n), Touch::Pass).is_some())
+            .filter(|&n| cache.get(key(n), Access::Sequential).is_some())
             .count();
         assert!(kept as u64 >= hot * 9 / 10, "{kept} of {hot} kept");
     }

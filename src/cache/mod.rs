@@ -5,12 +5,12 @@
 
 mod ahead;
 mod blocks;
-mod flight;
-mod gate;
-mod meta;
+mod semaphore;
+mod single_flight;
+mod table_pages;
 
 pub use ahead::{AheadPool, AheadShare, AheadTicket};
-pub use blocks::{Block, BlockCache, BlockCacheStats, BlockKey, Touch};
-pub use flight::Flight;
-pub use gate::Gate;
-pub use meta::{MetaCache, MetaKey, MetaKind};
+pub use blocks::{Access, Block, BlockCache, BlockCacheStats, BlockKey};
+pub use semaphore::Semaphore;
+pub use single_flight::SingleFlight;
+pub use table_pages::{TablePageCache, TablePageKey, TablePageKind};

@@ -14,11 +14,11 @@ use super::single::OpenSingle;
 use super::storage_args::StorageArgs;
 use super::unnamed::{NamelessVm, nameless_vms, print_nameless};
 use crate::error::{Error, ErrorKind};
-use crate::image::{Disk, DiskContext, DiskGuard};
+use crate::image::{Disk, DiskContext, RestorePointGuard};
 use crate::io::ReadAt;
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{Catalogue, DiskRecord, Listing, RestorePoint, date};
+use crate::repo::{Catalogue, DiskRecord, DiskRef, Listing, RestorePoint, date};
 use crate::store::{Store, StorePath};
 
 /// Stands for a VM's name that cannot be told.
@@ -303,7 +303,7 @@ struct ImageListings(BTreeMap<StorePath, Result<HashSet<String>, Error>>);
 impl ImageListings {
     fn of(store: &dyn Store, points: &[Arc<RestorePoint>]) -> Self {
         let disks = points.iter().flat_map(|point| &point.disks);
-        let dirs = disks.filter_map(|disk| Some(disk.path.as_ref().ok()?.parent()));
+        let dirs = disks.filter_map(|disk| Some(disk.place.as_ref().ok()?.path().parent()));
         let dirs: BTreeSet<StorePath> = dirs.collect();
         let dirs: Vec<StorePath> = dirs.into_iter().collect();
         let listed = parallel_map(&dirs, store.traits().parallelism, |dir| {
@@ -319,7 +319,7 @@ impl ImageListings {
     /// What is wrong with the places of a point's images.
     fn problems_of(&self, point: &RestorePoint) -> Vec<String> {
         let told = point.disks.iter().filter_map(|disk| {
-            let path = disk.path.as_ref().ok()?;
+            let path = disk.place.as_ref().ok()?.path();
             let problem = match self.0.get(&path.parent())? {
                 Ok(names) if names.contains(path.file_name()) => return None,
                 Ok(_) => format!("its image {path} is missing"),
@@ -358,13 +358,11 @@ pub(super) fn open_disk(
     point: &RestorePoint,
     record: &DiskRecord,
 ) -> Result<Arc<Disk>, String> {
-    let path = record.path.as_ref().map_err(Clone::clone)?;
-    let guard = DiskGuard {
+    let place = record.place.as_ref().map_err(Clone::clone)?;
+    let guard = RestorePointGuard {
         path: point.json_path.clone(),
     };
-    context
-        .open_disk(path, Some(guard))
-        .map_err(|e| e.to_string())
+    context.open(place, Some(guard)).map_err(|e| e.to_string())
 }
 
 pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) -> DiskRow {
@@ -373,7 +371,7 @@ pub(super) fn disk_row(record: &DiskRecord, disk: &Result<Arc<Disk>, String>) ->
         vdi_uuid: record.vdi_uuid.clone(),
         vdi_name: record.vdi_name.clone(),
         vdi_type: record.vdi_type.clone(),
-        path: record.path.as_ref().ok().map(|p| p.as_str().to_owned()),
+        path: record.place.as_ref().ok().map(DiskRef::to_string),
         size: record.virtual_size,
         format: None,
         compression: None,

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::open::Image;
-use super::vhd::Uuid;
+use super::format::image::Image;
+use super::uuid::Uuid;
 use crate::error::{Error, ErrorKind};
 use crate::store::StorePath;
 
@@ -21,7 +21,7 @@ const MAX_DISKS: usize = 32;
 
 /// The damaged blocks of all images.
 #[derive(Default)]
-pub(super) struct KnownDamage {
+pub(in crate::image) struct KnownDamage {
     /// Whether anything is known: sound blocks, which are nearly all, take no lock.
     any: AtomicBool,
     images: Mutex<HashMap<Key, BTreeMap<u64, DamagedBlock>>>,
@@ -51,7 +51,13 @@ impl KnownDamage {
     }
 
     /// Notes how reading a block of `image` went, for the disk whose youngest image is `top`.
-    pub(super) fn note<T>(&self, image: &Image, block: u64, top: Uuid, read: &Result<T, Error>) {
+    pub(in crate::image) fn note<T>(
+        &self,
+        image: &Image,
+        block: u64,
+        top: Uuid,
+        read: &Result<T, Error>,
+    ) {
         let error = match read {
             Ok(_) if !self.any.load(Ordering::Relaxed) => return,
             Ok(_) => None,
@@ -89,7 +95,7 @@ impl KnownDamage {
 
     /// What is known of an image as part of the disk whose youngest image is `top`, in one sentence:
     /// the blocks that this disk has met, and those of which `is_needed` is true.
-    pub(super) fn of_image(
+    pub(in crate::image) fn of_image(
         &self,
         image: &Image,
         top: Uuid,
@@ -128,7 +134,7 @@ fn reason(e: &Error) -> String {
 }
 
 /// Block numbers for people: all of a few, the first of many.
-pub(super) fn name_blocks(numbers: &[u64]) -> String {
+pub(in crate::image) fn name_blocks(numbers: &[u64]) -> String {
     const SHOWN: usize = 8;
     let shown: Vec<String> = numbers.iter().take(SHOWN).map(u64::to_string).collect();
     let shown = shown.join(", ");

@@ -4,91 +4,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::chain::{BlockSource, Chain, ChainIo, Owner, Source};
-use super::damage::KnownDamage;
-use super::link;
-use super::open::Registry;
+use super::chain::{self, BlockSource, Chain, Owner, Source};
+use super::context::DiskContext;
+use super::guard::RestorePointGuard;
 use super::presence::BlockChecks;
-use super::reader::{DiskReader, Readers};
 use super::report::LinkReport;
-use crate::cache::{AheadPool, Block, BlockCache, BlockCacheStats, Gate, MetaCache, Touch};
+use crate::cache::{Access, Block};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
-use crate::store::{Meta, Store, StorePath};
-
-/// Budget of table pages, bitmaps and owner maps of all disks together.
-const META_CACHE_BYTES: u64 = 24 << 20;
-
-/// What disks share: the store, the caches, the threads that read ahead.
-pub struct DiskContext {
-    store: Arc<dyn Store>,
-    registry: Registry,
-    meta: Arc<MetaCache>,
-    blocks: Arc<BlockCache>,
-    damage: KnownDamage,
-    pub(super) ahead: Arc<AheadPool>,
-    pub(super) readers: Readers,
-    /// Bounds how many blocks are fetched and decoded at once, and so the memory they take.
-    loading: Gate,
-    /// Bytes a single reader may have read ahead.
-    pub(super) window_bytes: u64,
-}
-
-/// The restore point's metadata file that vouches for a disk. XO removes it before it merges
-/// anything into the disk's youngest image, so as long as it is there, that image still holds what
-/// the restore point promised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskGuard {
-    /// The `<date>.json`.
-    pub path: StorePath,
-}
+use crate::repo::DiskRef;
+use crate::store::{Meta, StorePath};
 
 /// A disk that can be read at any offset.
 pub struct Disk {
     context: Arc<DiskContext>,
     path: StorePath,
-    guard: Option<DiskGuard>,
+    guard: Option<RestorePointGuard>,
     chain: RwLock<Arc<Chain>>,
     /// Allocated bytes plus one once they have been counted, 0 before.
     allocated_plus_one: AtomicU64,
 }
 
 impl DiskContext {
-    /// A context whose blocks take at most `cache_bytes`: three quarters for blocks that were read,
-    /// one for blocks read ahead.
-    pub fn new(store: Arc<dyn Store>, cache_bytes: u64) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let traits = store.traits();
-        let ahead_bytes = cache_bytes / 4;
-        // Local blocks are limited by decoding; remote ones by latency, and need more of them in
-        // flight.
-        let (threads, window) = if traits.cheap_ranges {
-            (cores, (cores as u64 + 2) << 21)
-        } else {
-            (traits.parallelism.min(32), 32 << 21)
-        };
-        let meta = Arc::new(MetaCache::new(META_CACHE_BYTES));
-        Arc::new(DiskContext {
-            registry: Registry::new(Arc::clone(&store), Arc::clone(&meta)),
-            store,
-            meta,
-            blocks: Arc::new(BlockCache::new(cache_bytes - ahead_bytes)),
-            damage: KnownDamage::default(),
-            ahead: AheadPool::new(threads, ahead_bytes),
-            readers: Readers::default(),
-            loading: Gate::new(threads + 2),
-            window_bytes: window.min(ahead_bytes),
-        })
-    }
-
-    /// The store the disks are on.
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
-    }
-
-    /// What the block cache has done so far.
-    pub fn cache_stats(&self) -> BlockCacheStats {
-        self.blocks.stats()
+    /// Opens a disk of a repository.
+    ///
+    /// # Errors
+    /// As [`Self::open_disk`].
+    pub fn open(
+        self: &Arc<Self>,
+        disk: &DiskRef,
+        guard: Option<RestorePointGuard>,
+    ) -> Result<Arc<Disk>> {
+        match disk {
+            DiskRef::VhdChain(path) => self.open_disk(path, guard),
+        }
     }
 
     /// Opens the disk whose youngest image is `path` (`.vhd` or `.alias.vhd`). Reads footers and
@@ -100,9 +49,9 @@ impl DiskContext {
     pub fn open_disk(
         self: &Arc<Self>,
         path: &StorePath,
-        guard: Option<DiskGuard>,
+        guard: Option<RestorePointGuard>,
     ) -> Result<Arc<Disk>> {
-        let chain = link::link(&self.registry, &self.store, path, guard.clone())?;
+        let chain = chain::link(&self.registry, &self.store, path, guard.clone())?;
         Ok(Arc::new(Disk {
             context: Arc::clone(self),
             path: path.clone(),
@@ -110,51 +59,6 @@ impl DiskContext {
             chain: RwLock::new(Arc::new(chain)),
             allocated_plus_one: AtomicU64::new(0),
         }))
-    }
-
-    pub(super) fn io(&self) -> ChainIo<'_> {
-        ChainIo {
-            store: self.store.as_ref(),
-            meta: &self.meta,
-            damage: &self.damage,
-        }
-    }
-
-    pub(super) fn block_cache(&self) -> &BlockCache {
-        &self.blocks
-    }
-
-    /// The block from the cache, as it is kept nearby, or loaded.
-    pub(super) fn find_block(
-        &self,
-        chain: &Chain,
-        link: usize,
-        block: u64,
-        touch: Touch,
-    ) -> Result<Source> {
-        if let Some(block) = self.blocks.get(chain.block_key(link, block), touch) {
-            return Ok(Source::Loaded(block));
-        }
-        if let Some(kept) = chain.links[link].image().kept_block(block) {
-            return Ok(Source::Kept(kept));
-        }
-        let loaded = self.load_block(chain, link, block, touch)?;
-        Ok(Source::Loaded(loaded))
-    }
-
-    /// The block from the cache, or fetched and decoded behind the gate.
-    pub(super) fn load_block(
-        &self,
-        chain: &Chain,
-        link: usize,
-        block: u64,
-        touch: Touch,
-    ) -> Result<Block> {
-        self.blocks
-            .get_or_load(chain.block_key(link, block), touch, || {
-                let _pass = self.loading.enter();
-                chain.load_block(&self.io(), link, block)
-            })
     }
 }
 
@@ -196,7 +100,7 @@ impl Disk {
         self.chain().links.len()
     }
 
-    /// The same as [`Self::links`], with what only reading the tables, listing the blocks and a look at
+    /// The same as [`Self::links`], with what only reading the tables, listing the blocks and examining
     /// some of them tells: tables that cannot be read or lead out of the file, blocks that lie over each
     /// other, are not there, or are stored in an odd way.
     pub fn checked_links(&self, checks: &BlockChecks) -> Vec<LinkReport> {
@@ -213,7 +117,7 @@ impl Disk {
         let mut reports = LinkReport::of_chain(&chain);
         let numbered = chain.links.iter().enumerate();
         for (((index, link), report), blocks) in numbered.zip(&mut reports).zip(blocks) {
-            match link.image().check_table() {
+            match link.image().format.check_table() {
                 Ok(problems) => report.problems.extend(problems),
                 Err(e) => {
                     let problem = format!("its block table cannot be read: {e}");
@@ -259,30 +163,25 @@ impl Disk {
     ///
     /// # Errors
     /// `NotFound` when it is gone; otherwise as the storage says.
-    pub fn look(&self, age: Duration) -> Result<Option<Meta>> {
-        let watch = &self.chain().watch;
-        match watch.seen_within(age) {
+    pub fn guard_state(&self, age: Duration) -> Result<Option<Meta>> {
+        let chain = self.chain();
+        match chain.guard.seen_within(age) {
             Some(seen) => Ok(Some(seen)),
-            None => watch.look(self.context.store.as_ref()),
+            None => chain.guard.check_state(self.context.store.as_ref()),
         }
     }
 
-    /// A reader with a position of its own.
-    pub fn reader(self: &Arc<Self>) -> DiskReader {
-        DiskReader::new(Arc::clone(self))
-    }
-
-    pub(super) fn context(&self) -> &Arc<DiskContext> {
+    pub(in crate::image) fn context(&self) -> &Arc<DiskContext> {
         &self.context
     }
 
-    pub(super) fn chain(&self) -> Arc<Chain> {
+    pub(in crate::image) fn chain(&self) -> Arc<Chain> {
         Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Calls `read` with the chain; when something has gone missing or changed, links the chain
     /// again, once, and calls it with the new one.
-    pub(super) fn with_chain<T>(
+    pub(in crate::image) fn with_chain<T>(
         &self,
         mut read: impl FnMut(&Arc<Chain>) -> Result<T>,
     ) -> Result<T> {
@@ -309,7 +208,7 @@ impl Disk {
             return Ok(current);
         }
         let (registry, store) = (&self.context.registry, &self.context.store);
-        let fresh = link::link(registry, store, &self.path, self.guard.clone())?;
+        let fresh = chain::link(registry, store, &self.path, self.guard.clone())?;
         if fresh.links[0].image().uuid() != stale.links[0].image().uuid()
             || fresh.size() != stale.size()
         {
@@ -330,11 +229,11 @@ struct FromCache<'a>(&'a DiskContext);
 
 impl BlockSource for FromCache<'_> {
     fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Source> {
-        self.0.find_block(chain, link, block, Touch::Count)
+        self.0.find_block(chain, link, block, Access::Random)
     }
 
     fn load(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
-        self.0.load_block(chain, link, block, Touch::Count)
+        self.0.load_block(chain, link, block, Access::Random)
     }
 }
 
@@ -370,7 +269,7 @@ impl ReadAt for Disk {
 impl Disk {
     /// The image, and the block of it, that a range can be taken from in one piece: decoded whole,
     /// wholly visible. Used by readers for the short way.
-    pub(super) fn single_block(
+    pub(in crate::image) fn single_block(
         &self,
         chain: &Chain,
         offset: u64,
@@ -384,7 +283,7 @@ impl Disk {
             return Ok(None);
         };
         let image = chain.links[link].image();
-        if !image.is_whole() || offset + len > chain.visible_until(link) {
+        if !image.reads_whole_blocks() || offset + len > chain.visible_until(link) {
             return Ok(None);
         }
         Ok(Some((link, chain.block_of_unit(image, unit))))

@@ -1,35 +1,32 @@
-//! Disks of restore points: chains of VHDs as one flat range of bytes each.
+//! Disks of restore points: chains of images as one flat range of bytes each.
 //!
-//! `vhd` parses structures, `recognise` knows what a thing is, `vhd_file` and `vhd_dir` read one image
-//! each, `open` shares them, `link` finds parents (`parent_name`: by what others than XO call them),
-//! `chain` maps and reads, `disk` keeps a chain current, `reader` reads ahead, `watch` looks after the
-//! restore point, `vouch` and `tables` save waiting for storage, `presence` looks whether blocks are
-//! there, `damage` remembers which could not be read.
+//! `format` knows image formats and opens one image, `chain` links images, maps and reads them, `guard`
+//! watches over the restore point whose disk that is. `context` is what disks share, `disk` keeps a chain
+//! current, `reader` reads ahead of who reads in sequence (`readahead`: what it then holds), `streams` is a
+//! disk that many read without saying who they are, `report` what people are told. `presence`
+//! checks that blocks are there, `damage` remembers which could not be read.
 
-mod bitmap;
 mod chain;
+mod context;
 mod damage;
 mod disk;
-mod link;
-pub mod merge_state;
-mod open;
-mod parent_name;
+mod format;
+mod guard;
 mod presence;
+mod readahead;
 mod reader;
-mod recognise;
 mod report;
 mod streams;
-mod tables;
-pub mod vhd;
-mod vhd_dir;
-mod vhd_file;
-mod vouch;
-mod watch;
+mod uuid;
 
 pub use crate::cache::BlockCacheStats;
-pub use disk::{Disk, DiskContext, DiskGuard};
+pub use chain::merge_state;
+pub use context::DiskContext;
+pub use disk::Disk;
+pub use format::recognise::is_image_name;
+pub use format::vhd;
+pub use guard::RestorePointGuard;
 pub use presence::BlockChecks;
 pub use reader::DiskReader;
-pub use recognise::is_image_name;
 pub use report::LinkReport;
 pub use streams::DiskStreams;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chain::{Chain, ChainIo};
 use super::damage::name_blocks;
-use super::open::Image;
-use super::vhd::Uuid;
-use super::vhd_dir::Flaws;
+use super::format::Flaws;
+use super::format::image::Image;
+use super::uuid::Uuid;
 use crate::error::Result;
 use crate::store::StorePath;
 
@@ -27,19 +27,23 @@ impl BlockChecks {
         if let Some(flaws) = known().get(&key) {
             return Ok(Arc::clone(flaws));
         }
-        let flaws = Arc::new(image.list_flaws()?);
+        let flaws = Arc::new(image.format.list_flaws()?);
         known().insert(key, Arc::clone(&flaws));
         Ok(flaws)
     }
 
     /// Forgets what was found to be missing: the storage is to be asked again.
-    pub(super) fn forget_missing(&self) {
+    pub(in crate::image) fn forget_missing(&self) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, flaws| flaws.missing.is_empty());
     }
 
     /// For each image of the chain what is wrong with its blocks, and whether any is missing.
-    pub(super) fn of_chain(&self, io: &ChainIo<'_>, chain: &Chain) -> (Vec<Vec<String>>, bool) {
+    pub(in crate::image) fn of_chain(
+        &self,
+        io: &ChainIo<'_>,
+        chain: &Chain,
+    ) -> (Vec<Vec<String>>, bool) {
         let mut any_missing = false;
         let images = chain.links.iter().enumerate().map(|(index, link)| {
             let flaws = match self.flaws(link.image()) {
@@ -80,7 +84,7 @@ fn still_missing(
         return Ok(Vec::new());
     }
     match chain.merge_target(io.store, link)? {
-        Some(target) => target.image().absent_blocks(missing),
+        Some(target) => target.image().format.absent_blocks(missing),
         None => Ok(missing.to_vec()),
     }
 }

@@ -5,13 +5,13 @@
 //! that a scan leaves no traces of use in the cache. What all readers keep comes out of one budget;
 //! those that have stopped reading lose it to those that read.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::chain::{BlockSource, Chain, Owner, Source};
 use super::disk::Disk;
-use crate::cache::{AheadShare, AheadTicket, Block, BlockKey, Touch};
+use super::readahead::{Ahead, Recent, Stream};
+use crate::cache::{Access, Block, BlockKey};
 use crate::error::Result;
 use crate::io::{Chunk, Extent, ReadAt, check_range};
 
@@ -25,78 +25,21 @@ const SEQUENCE_BYTES: u64 = 384 << 10;
 /// Most look-ups of owners for one request; holes are passed in such steps.
 const MAX_PLANNED_UNITS: u64 = 4096;
 
-/// A reader that has asked for nothing this long gives up what it keeps when others need room.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// One reader's view of a disk. Used from several threads at once.
 pub struct DiskReader {
     disk: Arc<Disk>,
     stream: Arc<Mutex<Stream>>,
 }
 
-#[derive(Default)]
-struct Stream {
-    /// When the last request came.
-    used: Option<Instant>,
-    /// End of the furthest request of the sequence.
-    next: u64,
-    /// Bytes read in sequence so far.
-    sequence: u64,
-    /// Up to where (byte offset) blocks have been planned.
-    planned: u64,
-    /// The block asked for last: pieces of one block in a row are one use of it.
-    last: Option<BlockKey>,
-    /// Blocks used last: requests overtake each other at block borders.
-    recent: VecDeque<Recent>,
-    ahead: VecDeque<Ahead>,
-}
-
-struct Recent {
-    key: BlockKey,
-    block: Block,
-    _share: AheadShare,
-}
-
-struct Ahead {
-    key: BlockKey,
-    unit_start: u64,
-    ticket: AheadTicket,
-}
-
-/// The readers that there are, so that one can have what others keep and do not use.
-#[derive(Default)]
-pub(super) struct Readers(Mutex<Vec<Weak<Mutex<Stream>>>>);
-
-impl Readers {
-    fn add(&self, stream: &Arc<Mutex<Stream>>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() == all.capacity() {
-            all.retain(|stream| stream.strong_count() > 0);
-        }
-        all.push(Arc::downgrade(stream));
-    }
-
-    /// Takes away what readers keep that are idle.
-    fn reclaim(&self) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in all.iter().filter_map(Weak::upgrade) {
-            let mut stream = match stream.try_lock() {
-                Ok(stream) => stream,
-                Err(TryLockError::Poisoned(stream)) => stream.into_inner(),
-                // In use, not least by who calls this.
-                Err(TryLockError::WouldBlock) => continue,
-            };
-            if stream.used.is_some_and(|used| used.elapsed() > IDLE) {
-                stream.recent.clear();
-                stream.ahead.clear();
-                stream.planned = 0;
-            }
-        }
+impl Disk {
+    /// A reader with a position of its own.
+    pub fn reader(self: &Arc<Self>) -> DiskReader {
+        DiskReader::new(Arc::clone(self))
     }
 }
 
 impl DiskReader {
-    pub(super) fn new(disk: Arc<Disk>) -> Self {
+    fn new(disk: Arc<Disk>) -> Self {
         let stream = Arc::default();
         disk.context().readers.add(&stream);
         DiskReader { disk, stream }
@@ -116,12 +59,12 @@ impl DiskReader {
         chain: &Chain,
         offset: u64,
         buf: &mut [u8],
-        touch: Touch,
+        access: Access,
     ) -> Result<Chunk> {
         let len = buf.len() as u64;
         let window = Window {
             reader: self,
-            touch,
+            access,
         };
         if let Some((link, block)) = self.disk.single_block(chain, offset, len)? {
             let source = window.block(chain, link, block)?;
@@ -130,7 +73,7 @@ impl DiskReader {
             {
                 let image = chain.links[link].image();
                 let within = offset & (u64::from(image.block_size()) - 1);
-                let start = image.bitmap_bytes() as usize + within as usize;
+                let start = image.facts.bitmap_bytes as usize + within as usize;
                 return Ok(Chunk::Shared(
                     loaded.bytes.slice(start..start + len as usize),
                 ));
@@ -153,12 +96,12 @@ impl DiskReader {
                 .disk
                 .context()
                 .block_cache()
-                .get(key, Touch::Pass)
+                .get(key, Access::Sequential)
                 .is_some()
     }
 
     /// Notes a request; tells whether it belongs to a sequence.
-    fn advance(&self, offset: u64, len: u64) -> Touch {
+    fn advance(&self, offset: u64, len: u64) -> Access {
         let mut stream = self.stream();
         let stream = &mut *stream;
         stream.used = Some(Instant::now());
@@ -177,9 +120,9 @@ impl DiskReader {
             stream.recent.clear();
         }
         if stream.sequence >= SEQUENCE_BYTES {
-            Touch::Pass
+            Access::Sequential
         } else {
-            Touch::Count
+            Access::Random
         }
     }
 
@@ -209,7 +152,7 @@ impl DiskReader {
             let unit = at >> unit_log2;
             if let Owner::Link(link) = chain.owner(&context.io(), unit)? {
                 let image = chain.links[link].image();
-                if image.is_whole() {
+                if image.reads_whole_blocks() {
                     pending += u64::from(image.block_size());
                 } else if at >= position.saturating_add(window) {
                     // Nothing counts what the storage itself reads ahead, so it stays near.
@@ -239,20 +182,23 @@ impl DiskReader {
         for (unit_start, link, block) in found {
             let key = chain.block_key(link, block);
             let image = chain.links[link].image();
-            if !image.is_whole() {
+            if !image.reads_whole_blocks() {
                 in_place.push((image, block));
                 continue;
             }
             if stream.ahead.iter().any(|a| a.key == key)
-                || context.block_cache().get(key, Touch::Pass).is_some()
-                || image.has_kept(block)
+                || context.block_cache().get(key, Access::Sequential).is_some()
+                || image.format.has_copy(block)
             {
                 continue;
             }
             let bytes = u64::from(image.block_size());
             let submit = || {
                 let (chain, disk) = (Arc::clone(chain), Arc::clone(&self.disk));
-                let load = move || disk.context().load_block(&chain, link, block, Touch::Pass);
+                let load = move || {
+                    disk.context()
+                        .load_block(&chain, link, block, Access::Sequential)
+                };
                 context.ahead.submit(bytes, load)
             };
             let ticket = submit().or_else(|| {
@@ -271,7 +217,7 @@ impl DiskReader {
         }
         drop(stream);
         for (image, block) in in_place {
-            image.will_read(block);
+            image.format.will_read(block);
         }
         Ok(())
     }
@@ -295,10 +241,10 @@ impl ReadAt for DiskReader {
         if buf.is_empty() {
             return Ok(Chunk::Filled);
         }
-        let touch = self.advance(offset, len);
+        let access = self.advance(offset, len);
         self.disk.with_chain(|chain| {
             self.plan(chain, offset + len)?;
-            self.read_chain(chain, offset, buf, touch)
+            self.read_chain(chain, offset, buf, access)
         })
     }
 
@@ -308,7 +254,7 @@ impl ReadAt for DiskReader {
             return false;
         }
         let chain = self.disk.chain();
-        if !chain.has_whole() {
+        if !chain.reads_whole_blocks() {
             return true;
         }
         let len = (len as u64).min(chain.size().saturating_sub(offset));
@@ -326,7 +272,7 @@ impl ReadAt for DiskReader {
 /// Blocks for a reader: its own first, then the cache's.
 struct Window<'a> {
     reader: &'a DiskReader,
-    touch: Touch,
+    access: Access,
 }
 
 /// Blocks a reader keeps: with requests that overtake each other, the one before and the current.
@@ -335,7 +281,7 @@ const RECENT_BLOCKS: usize = 2;
 impl BlockSource for Window<'_> {
     fn load(&self, chain: &Chain, link: usize, block: u64) -> Result<Block> {
         let context = self.reader.disk.context();
-        context.load_block(chain, link, block, self.touch)
+        context.load_block(chain, link, block, self.access)
     }
 
     fn block(&self, chain: &Chain, link: usize, block: u64) -> Result<Source> {
@@ -345,7 +291,11 @@ impl BlockSource for Window<'_> {
             return Ok(Source::Loaded(recent.block.clone()));
         }
         let again = stream.last.replace(key) == Some(key);
-        let touch = if again { Touch::Pass } else { self.touch };
+        let access = if again {
+            Access::Sequential
+        } else {
+            self.access
+        };
         // A block that is ready is taken over. One that is not may not have been begun: asking the
         // cache joins the work or begins it. One that failed is tried again.
         let ready = stream
@@ -359,13 +309,13 @@ impl BlockSource for Window<'_> {
         let context = self.reader.disk.context();
         let (block, share) = match taken {
             Some((block, share)) => (block, Some(share)),
-            None => match context.find_block(chain, link, block, touch)? {
+            None => match context.find_block(chain, link, block, access)? {
                 Source::Loaded(block) => (block, None),
-                kept @ Source::Kept(_) => return Ok(kept),
+                copy @ Source::Copy(_) => return Ok(copy),
             },
         };
         // Who reads at random finds it in the cache again, where it counts as wanted.
-        if self.touch == Touch::Count {
+        if self.access == Access::Random {
             return Ok(Source::Loaded(block));
         }
         let mut stream = self.reader.stream();

@@ -35,7 +35,7 @@ pub struct LinkReport {
 
 impl LinkReport {
     /// All images of a chain, youngest first.
-    pub(super) fn of_chain(chain: &Chain) -> Vec<Self> {
+    pub(in crate::image) fn of_chain(chain: &Chain) -> Vec<Self> {
         let links = chain.links.iter();
         links
             .map(|link| Self::new(link, chain.is_merged_into(link)))
@@ -52,26 +52,26 @@ impl LinkReport {
     /// `merged_into`: whether a merge into this image is running or was interrupted.
     fn new(link: &ChainLink, merged_into: bool) -> Self {
         let image = link.image();
-        let (mut problems, mut notes) = (image.problems.clone(), link.notes.clone());
+        let (mut problems, mut notes) = (image.facts.problems.clone(), link.notes.clone());
         let odd = if merged_into {
             &mut notes
         } else {
             &mut problems
         };
-        odd.extend(image.trailing.clone());
+        odd.extend(image.facts.trailing.clone());
         let alias = link.found.path != image.data_path;
-        let header = image.header.as_ref().filter(|_| image.is_differencing());
+        let facts = &image.facts;
         LinkReport {
             path: link.found.path.to_string(),
             data_path: alias.then(|| image.data_path.to_string()),
-            format: image.format(),
-            disk_type: image.footer.disk_type.as_str(),
-            compression: image.compression(),
+            format: facts.format,
+            disk_type: facts.disk_type,
+            compression: facts.compression,
             uuid: image.uuid().to_string(),
-            parent_uuid: header.map(|h| h.parent_uuid.to_string()),
+            parent_uuid: facts.parent.as_ref().map(|parent| parent.uuid.to_string()),
             virtual_size: image.size(),
             block_size: image.block_size(),
-            creator: image.footer.creator(),
+            creator: facts.creator.clone(),
             problems,
             notes,
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use super::disk_ref::DiskRef;
 use super::json::{self, Keep, MAX_TEXT_BYTES};
 use super::layout::MAX_METADATA_BYTES;
 use super::naming::{self, NameRequest};
@@ -59,8 +60,8 @@ pub struct DiskRecord {
     pub virtual_size: Option<u64>,
     /// Whether this is a RAM image.
     pub suspend: bool,
-    /// Path of the youngest image (`.vhd` or `.alias.vhd`) or why there is none.
-    pub path: Result<StorePath, String>,
+    /// Where its data is, or why that is not known.
+    pub place: Result<DiskRef, String>,
 }
 
 impl DiskRecord {
@@ -255,10 +256,8 @@ impl RestorePoint {
             .disks
             .iter()
             .map(|d| {
-                let path = d
-                    .path
-                    .as_ref()
-                    .map_or_else(String::len, |p| p.as_str().len());
+                let place = d.place.as_ref();
+                let path = place.map_or_else(String::len, |p| p.path().as_str().len());
                 300 + d.name.len()
                     + d.vdi_ref.len()
                     + opt(&d.vdi_uuid)
@@ -338,12 +337,12 @@ fn disks(vm_dir: &StorePath, value: &Value, problems: &mut Vec<String>) -> Vec<D
             vdi_type,
             virtual_size: number(vdi, "virtual_size"),
             suspend,
-            path,
+            place: path.map(DiskRef::VhdChain),
         });
     }
     let names = naming::unique_names(&wishes, ".raw".len());
     for (disk, name) in disks.iter_mut().zip(names) {
-        if let Err(e) = &disk.path {
+        if let Err(e) = &disk.place {
             problems.push(format!("disk {name:?}: {e}"));
         }
         disk.name = name;
@@ -464,7 +463,7 @@ mod tests {
         let root = &point.disks[3];
         assert_eq!(root.virtual_size, Some(1024));
         assert_eq!(
-            root.path.as_ref().unwrap().as_str(),
+            root.place.as_ref().unwrap().path().as_str(),
             "xo-vm-backups/vm1/vdis/j/a/x.vhd"
         );
         assert!(point.disks[2].suspend);
@@ -480,7 +479,7 @@ mod tests {
         }));
         assert_eq!(names(&point), ["r1", "xvda"]);
         assert_eq!(point.timestamp_ms, Some(1_772_328_600_000));
-        assert!(point.disks[0].path.is_err());
+        assert!(point.disks[0].place.is_err());
         assert_eq!(point.problems.len(), 2, "{:?}", point.problems);
         assert!(!point.unreadable);
     }
@@ -493,9 +492,9 @@ mod tests {
         let good: Vec<_> = point
             .disks
             .iter()
-            .filter_map(|d| d.path.as_ref().ok())
+            .filter_map(|d| d.place.as_ref().ok())
             .collect();
-        let good: Vec<_> = good.iter().map(|p| p.as_str()).collect();
+        let good: Vec<_> = good.iter().map(|d| d.path().as_str()).collect();
         assert_eq!(
             good,
             [

@@ -10,6 +10,7 @@
 pub mod cache_index;
 pub mod catalogue;
 pub mod date;
+mod disk_ref;
 pub mod hardware;
 pub mod images;
 mod json;
@@ -20,6 +21,7 @@ pub mod open;
 pub mod vm;
 
 pub use catalogue::{Catalogue, Folders};
+pub use disk_ref::DiskRef;
 pub use metadata::{DiskRecord, Mode, RestorePoint};
 pub use open::{OpenRepository, encryption_algorithm, open_encrypted};
 pub use vm::{Listing, PointRef, Vm};

@@ -13,6 +13,7 @@ use super::pool::DiskPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, DiskContext, DiskStreams};
 use crate::io::ReadAt;
+use crate::repo::DiskRef;
 use crate::repo::layout::VM_BACKUPS;
 use crate::store::{Meta, StorePath};
 use crate::tree::{Attr, Base, File, Identity, Node};
@@ -66,7 +67,7 @@ pub fn bare_root(
     };
     let file = Arc::new(BareDisk {
         pool: DiskPool::new(context),
-        path: path.clone(),
+        place: DiskRef::VhdChain(path.clone()),
         meta,
         time: meta.modified.unwrap_or_else(SystemTime::now),
     });
@@ -99,14 +100,14 @@ pub fn bare_root(
 
 struct BareDisk {
     pool: DiskPool,
-    path: StorePath,
+    place: DiskRef,
     meta: Meta,
     time: SystemTime,
 }
 
 impl BareDisk {
     fn disk(&self) -> Result<Arc<Disk>> {
-        self.pool.open(&self.path, None)
+        self.pool.open(&self.place, None)
     }
 
     fn attr_with(&self, exact: bool) -> Result<Attr> {
@@ -126,7 +127,10 @@ impl BareDisk {
 
 impl Base for BareDisk {
     fn identity(&self) -> Identity {
-        identity(&["bare", self.path.as_str()], Some(self.meta.version))
+        identity(
+            &["bare", self.place.path().as_str()],
+            Some(self.meta.version),
+        )
     }
     fn attr(&self) -> Result<Attr> {
         self.attr_with(true)
@@ -144,7 +148,7 @@ impl Base for BareDisk {
 
 impl File for BareDisk {
     fn open(&self) -> Result<Arc<dyn ReadAt>> {
-        open_disk(self.disk(), self.path.to_string())
+        open_disk(self.disk(), self.place.to_string())
     }
 }
 

@@ -10,8 +10,8 @@ use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Disk;
 use crate::io::ReadAt;
-use crate::repo::{DiskRecord, RestorePoint};
-use crate::store::{Meta, StorePath};
+use crate::repo::{DiskRecord, DiskRef, RestorePoint};
+use crate::store::Meta;
 use crate::tree::{Attr, Base, File, Identity};
 
 /// On remote storage, a look at the restore point as old as this is as good as one now: the kernel
@@ -47,8 +47,8 @@ impl DiskFile {
         &self.point.disks[self.index]
     }
 
-    fn path(&self) -> Result<&StorePath> {
-        self.record().path.as_ref().map_err(|problem| {
+    fn place(&self) -> Result<&DiskRef> {
+        self.record().place.as_ref().map_err(|problem| {
             let message = format!("disk {:?}: {problem}", self.record().name);
             Error::corrupt(message).with_object(&self.point.json_path)
         })
@@ -56,7 +56,7 @@ impl DiskFile {
 
     pub(super) fn disk(&self) -> Result<Arc<Disk>> {
         let vouched = (self.point.json_path.clone(), self.json.version);
-        self.context.disks.open(self.path()?, Some(vouched))
+        self.context.disks.open(self.place()?, Some(vouched))
     }
 
     fn attr_with(&self, exact: bool) -> Result<Attr> {
@@ -178,8 +178,8 @@ impl File for DiskFile {
         let store = self.context.catalogue.store();
         let disk = self.disk();
         let seen = match &disk {
-            Ok(disk) if store.traits().remote => disk.look(FRESH)?,
-            Ok(disk) => disk.look(Duration::ZERO)?,
+            Ok(disk) if store.traits().remote => disk.guard_state(FRESH)?,
+            Ok(disk) => disk.guard_state(Duration::ZERO)?,
             Err(_) => None,
         };
         let json = match seen {

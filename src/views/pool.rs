@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::image::{Disk, DiskContext, DiskGuard};
+use crate::image::{Disk, DiskContext, RestorePointGuard};
+use crate::repo::DiskRef;
 use crate::store::{StorePath, Version};
 
 /// Disks kept open although nobody reads them: of a restore point that is looked at again and again usually all.
@@ -17,8 +18,8 @@ const KEPT: usize = 64;
 /// How long damage is believed.
 const FAILURE_AGE: Duration = Duration::from_secs(1);
 
-/// The youngest image, and the state of the metadata that vouches for it.
-type Key = (StorePath, Option<(StorePath, Version)>);
+/// The disk, and the state of the metadata that vouches for it.
+type Key = (DiskRef, Option<(StorePath, Version)>);
 /// Filled by the first who asks; all others wait for it, and nobody holds a lock meanwhile.
 type Cell = Arc<OnceLock<(Result<Arc<Disk>>, Instant)>>;
 
@@ -49,24 +50,24 @@ impl DiskPool {
         &self.context
     }
 
-    /// The disk whose youngest image is `path`, opened if it is not. `vouched` is the restore
+    /// The disk at `place`, opened if it is not. `vouched` is the restore
     /// point's metadata file and its state: a point that was made again is another disk. Blocks on
     /// storage.
     ///
     /// # Errors
-    /// As [`DiskContext::open_disk`], possibly that of a try up to a second ago.
+    /// As [`DiskContext::open`], possibly that of a try up to a second ago.
     pub fn open(
         &self,
-        path: &StorePath,
+        place: &DiskRef,
         vouched: Option<(StorePath, Version)>,
     ) -> Result<Arc<Disk>> {
         let guard = vouched
             .as_ref()
-            .map(|(path, _)| DiskGuard { path: path.clone() });
-        let key: Key = (path.clone(), vouched);
+            .map(|(path, _)| RestorePointGuard { path: path.clone() });
+        let key: Key = (place.clone(), vouched);
         let cell = self.cell(&key);
         let (result, _) = cell.get_or_init(|| {
-            let result = self.context.open_disk(path, guard);
+            let result = self.context.open(place, guard);
             (result, Instant::now())
         });
         if let Ok(disk) = result {

@@ -13,7 +13,7 @@ use crate::support::random_chain::mergeable;
 use crate::support::reading::read_some;
 use crate::support::rng::Rng;
 use crate::support::vhd_dir::Filter;
-use brfs::image::{Disk, DiskContext, DiskGuard};
+use brfs::image::{Disk, DiskContext, RestorePointGuard};
 use brfs::io::ReadAt;
 use brfs::store::StorePath;
 use tempfile::TempDir;
@@ -230,7 +230,9 @@ fn a_copy_that_is_read_in_parts_is_vouched_for_once() {
     let path = StorePath::new("point.json").unwrap();
     let layer = heads.len() - 1;
     let head = path_of(dir.path(), &heads[layer]);
-    let disk = context.open_disk(&head, Some(DiskGuard { path })).unwrap();
+    let disk = context
+        .open_disk(&head, Some(RestorePointGuard { path }))
+        .unwrap();
     let len = disk.len_bytes() as usize;
     let expected = chain.read(layer, 0, len);
     let read = |part: &mut [u8], from: usize| disk.read_exact_at(part, from as u64);

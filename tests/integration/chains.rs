@@ -14,7 +14,7 @@ use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use crate::support::vhd_dir::Filter;
 use brfs::error::ErrorKind;
-use brfs::image::{Disk, DiskContext, DiskGuard};
+use brfs::image::{Disk, DiskContext, RestorePointGuard};
 use brfs::io::{ExtentKind, ReadAt};
 use brfs::store::{LocalStore, StorePath};
 
@@ -334,7 +334,7 @@ fn a_file_with_an_interrupted_merge_in_it_is_not_read_as_the_point_that_was_remo
         .unwrap();
     let hours_ago = |n: u64| SystemTime::now() - Duration::from_secs(n * 3600);
     file.set_modified(hours_ago(3)).unwrap();
-    let guard = DiskGuard {
+    let guard = RestorePointGuard {
         path: StorePath::new("point.json").unwrap(),
     };
     let disk = context(dir.path()).open_disk(&path, Some(guard)).unwrap();

@@ -257,7 +257,7 @@ fn aliases_and_parents_cannot_lead_out_of_the_repository() {
 #[test]
 fn a_restore_point_that_is_gone_makes_its_disk_fail_when_it_is_merged_into() {
     use crate::support::merge::Merge;
-    use brfs::image::DiskGuard;
+    use brfs::image::RestorePointGuard;
     for storage in [
         Storage::File,
         Storage::Dir(Filter::Absent),
@@ -269,7 +269,7 @@ fn a_restore_point_that_is_gone_makes_its_disk_fail_when_it_is_merged_into() {
         let written = chain.write(dir.path());
         let json = dir.path().join("point.json");
         std::fs::write(&json, "{}").unwrap();
-        let guard = DiskGuard {
+        let guard = RestorePointGuard {
             path: StorePath::new("point.json").unwrap(),
         };
         // The middle one is open while XO removes its restore point and merges the youngest into it.

@@ -12,7 +12,7 @@ use crate::support::rng::Rng;
 use crate::support::sparse::Fill;
 use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
-use brfs::image::{Disk, DiskContext, DiskGuard};
+use brfs::image::{Disk, DiskContext, RestorePointGuard};
 use brfs::io::ReadAt;
 use brfs::repo::open_encrypted;
 use brfs::store::{LocalStore, Store, StorePath};
@@ -229,7 +229,7 @@ fn a_file_that_was_replaced_since_its_point_was_removed_is_not_believed() {
     fs::write(dir.path().join("point.json"), b"{}").unwrap();
     let store = far(dir.path(), 0);
     let context = DiskContext::new(store.clone(), 64 << 20);
-    let guard = DiskGuard {
+    let guard = RestorePointGuard {
         path: StorePath::new("point.json").unwrap(),
     };
     let disk = context.open_disk(&youngest, Some(guard)).unwrap();

@@ -13,7 +13,7 @@ use crate::support::far::{
 };
 use brfs::codec::aead::Key;
 use brfs::error::{Error, ErrorKind};
-use brfs::image::{DiskContext, DiskGuard};
+use brfs::image::{DiskContext, RestorePointGuard};
 use brfs::repo::{Catalogue, OpenRepository, open_encrypted};
 use brfs::store::StorePath;
 use flate2::Compression;
@@ -27,7 +27,7 @@ fn remount(
     dir: &Path,
     cache: &Path,
     youngest: &StorePath,
-    guard: &Option<DiskGuard>,
+    guard: &Option<RestorePointGuard>,
 ) -> (Vec<u8>, usize) {
     let store = far(dir, 0);
     let (cached, _) = cached(store.clone(), cache, 1 << 30);

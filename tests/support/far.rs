@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use brfs::error::{Error, ErrorKind, Result};
-use brfs::image::{Disk, DiskGuard};
+use brfs::image::{Disk, RestorePointGuard};
 use brfs::io::ReadAt;
 use brfs::store::{
     CachedStore, DiskCacheOptions, Entry, EntryKind, LocalStore, Meta, Store, StoreLayer,
@@ -207,7 +207,7 @@ pub fn cached(
 
 /// A chain of two, 16 blocks of 64 KiB in all of which the youngest image owns 10, and the restore
 /// point's metadata; everything three days old.
-pub fn old_backup(dir: &Path) -> (Chain, StorePath, Option<DiskGuard>) {
+pub fn old_backup(dir: &Path) -> (Chain, StorePath, Option<RestorePointGuard>) {
     let rng = &mut Rng::new(7);
     let mut chain = Chain::new();
     for (n, sectors) in [16 * 128, 10 * 128].into_iter().enumerate() {
@@ -224,7 +224,7 @@ pub fn old_backup(dir: &Path) -> (Chain, StorePath, Option<DiskGuard>) {
         set_modified(&file, then);
     }
     let name = written.youngest().file_name().unwrap().to_str().unwrap();
-    let guard = DiskGuard {
+    let guard = RestorePointGuard {
         path: StorePath::new("point.json").unwrap(),
     };
     (chain, StorePath::new(name).unwrap(), Some(guard))

@@ -9,28 +9,23 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::VhdFile;
-use super::ends::part_of;
+use super::open::part_of;
 use crate::cache::Block;
 use crate::codec::Filter;
 use crate::error::{Error, Result};
-use crate::image::bitmap;
-use crate::image::vhd::{BAT_UNUSED, SECTOR_BYTES};
-use crate::image::vhd_dir::Fetched;
+use crate::image::format::Fetched;
+use crate::image::format::bitmap;
+use crate::image::format::vhd::{BAT_UNUSED, SECTOR_BYTES};
 
 impl VhdFile {
-    /// Whether blocks must be fetched whole (see [`Self::fetch`]).
-    pub(in crate::image) fn is_whole(&self) -> bool {
-        self.layout.whole
-    }
-
-    /// Bytes of the bitmap in front of a block's data.
-    pub(in crate::image) fn bitmap_bytes(&self) -> u32 {
-        self.layout.table.as_ref().map_or(0, |t| t.bitmap_bytes)
-    }
-
     /// Keeps the pages of the table that lie in the start of a pinned file.
     pub(super) fn keep_pages_of(&self, start: &Bytes) {
-        let Some(table) = self.layout.table.as_ref().filter(|_| self.layout.whole) else {
+        let Some(table) = self
+            .layout
+            .table
+            .as_ref()
+            .filter(|_| self.layout.reads_whole_blocks)
+        else {
             return;
         };
         for page in 0..table.entries.div_ceil(table.page_entries) {
@@ -39,19 +34,24 @@ impl VhdFile {
             let Some(bytes) = part_of(start, place.start, len) else {
                 return;
             };
-            self.meta.insert(self.page_key(page, 0), bytes.into());
+            self.pages.insert(self.page_key(page, 0), bytes.into());
         }
     }
 
     /// The pages of the table for these blocks that would have to be read, if that takes a round trip
     /// each; the first `most` of them.
-    pub(in crate::image) fn missing_pages(&self, blocks: Range<u64>, most: usize) -> Vec<u64> {
-        let Some(table) = self.layout.table.as_ref().filter(|_| self.layout.whole) else {
+    pub(super) fn missing_pages(&self, blocks: Range<u64>, most: usize) -> Vec<u64> {
+        let Some(table) = self
+            .layout
+            .table
+            .as_ref()
+            .filter(|_| self.layout.reads_whole_blocks)
+        else {
             return Vec::new();
         };
         let end = blocks.end.min(table.entries).div_ceil(table.page_entries);
         (blocks.start / table.page_entries..end)
-            .filter(|&page| self.meta.get(&self.page_key(page, 0)).is_none())
+            .filter(|&page| self.pages.get(&self.page_key(page, 0)).is_none())
             .take(most)
             .collect()
     }
@@ -60,20 +60,20 @@ impl VhdFile {
     ///
     /// # Errors
     /// As the storage says.
-    pub(in crate::image) fn load_page(&self, page: u64) -> Result<()> {
+    pub(super) fn load_page(&self, page: u64) -> Result<()> {
         match &self.layout.table {
             Some(table) => self.bat_page(table, page, 0).map(drop),
             None => Ok(()),
         }
     }
 
-    /// Fetches a block that the table announces: its bitmap (fixed disks have none), and of its data
+    /// Fetches a allocated block: its bitmap (fixed disks have none), and of its data
     /// what belongs to the disk.
     ///
     /// # Errors
     /// `Changed` when the file has been replaced, `Corrupt` when the table leads out of the file or
     /// into its tables.
-    pub(in crate::image) fn fetch(&self, block: u64) -> Result<Fetched> {
+    pub(super) fn fetch_block(&self, block: u64) -> Result<Fetched> {
         let data_len = self.data_len(block);
         let (start, bitmap_bytes) = match &self.layout.table {
             None => (block * u64::from(self.layout.block_size), 0),
@@ -81,7 +81,7 @@ impl VhdFile {
                 let state = self.snapshot();
                 let entry = self.entry(table, block, state)?;
                 if entry == BAT_UNUSED {
-                    let what = format!("the table does not announce block {block}");
+                    let what = format!("block {block} is not allocated");
                     return Err(Error::corrupt(what).with_object(&self.path));
                 }
                 let start = self.check_entry(table, entry, block, state)?;

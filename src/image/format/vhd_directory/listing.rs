@@ -1,49 +1,41 @@
 //! What a listing of its blocks tells of a VHD directory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::super::bitmap;
-use super::{PAGE_BITS, VhdDir};
+use super::{PAGE_BITS, VhdDirectory};
 use crate::error::{ErrorKind, Result};
+use crate::image::format::bitmap;
+use crate::image::format::{Flaws, ImageFormat};
 use crate::parallel::parallel_map;
 use crate::store::{EntryKind, Meta};
 
 /// Blocks that are found to be missing before a table is not checked any further: 2 TiB of a disk.
 const MAX_MISSING: usize = 1 << 20;
 
-/// What a listing tells of an image's blocks.
-#[derive(Default)]
-pub(in crate::image) struct Flaws {
-    /// Announced by the table, and not there.
-    pub missing: Vec<u64>,
-    /// There, and not what a block can be, with the reason.
-    pub wrong: BTreeMap<String, Vec<u64>>,
-}
-
-impl VhdDir {
-    /// What listing the blocks tells of those that the table announces: some are not there, or are
+impl VhdDirectory {
+    /// What listing the blocks tells of those that the table allocates: some are not there, or are
     /// empty.
     ///
     /// # Errors
     /// When the table cannot be read or the blocks cannot be listed.
-    pub(in crate::image) fn list_flaws(&self) -> Result<Flaws> {
+    pub(super) fn list_block_flaws(&self) -> Result<Flaws> {
         let mut flaws = Flaws::default();
         let mut first = 0;
         while first < self.blocks && flaws.missing.len() < MAX_MISSING {
             let count = PAGE_BITS.min(self.blocks - first);
             let mut bits = vec![0; count.div_ceil(64) as usize];
-            self.announced(first, count, &mut bits)?;
-            let announced = (first..first + count).filter(|n| bitmap::get(&bits, n - first));
-            self.add_flaws(&announced.collect::<Vec<_>>(), &mut flaws)?;
+            self.allocated(first, count, &mut bits)?;
+            let allocated = (first..first + count).filter(|n| bitmap::get(&bits, n - first));
+            self.add_flaws(&allocated.collect::<Vec<_>>(), &mut flaws)?;
             first += count;
         }
         Ok(flaws)
     }
 
-    fn add_flaws(&self, announced: &[u64], flaws: &mut Flaws) -> Result<()> {
-        let listed = self.listed(announced)?;
+    fn add_flaws(&self, allocated: &[u64], flaws: &mut Flaws) -> Result<()> {
+        let listed = self.listed(allocated)?;
         let is_near = !self.store.traits().remote;
-        for &block in announced {
+        for &block in allocated {
             let Some(told) = listed.get(&block) else {
                 flaws.missing.push(block);
                 continue;
@@ -72,7 +64,7 @@ impl VhdDir {
     }
 
     /// Those of these blocks (in ascending order) for which there is no file.
-    pub(in crate::image) fn absent_blocks(&self, blocks: &[u64]) -> Result<Vec<u64>> {
+    pub(super) fn blocks_without_file(&self, blocks: &[u64]) -> Result<Vec<u64>> {
         let listed = self.listed(blocks)?;
         let absent = blocks.iter().filter(|block| !listed.contains_key(block));
         Ok(absent.copied().collect())

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::super::vhd::{FOOTER_BYTES, HEADER_BYTES};
 use crate::codec::{Filter, MAX_FILTERS_JSON_BYTES};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::format::vhd::{FOOTER_BYTES, HEADER_BYTES};
 use crate::parallel::parallel_map;
 use crate::store::{EntryKind, Meta, Store, StorePath, Validity};
 
@@ -35,9 +35,9 @@ const MAX_EAGER_BAT_BYTES: u64 = 256 << 10;
 /// What a listing of the directory tells of its parts.
 type ListedParts = HashMap<String, Option<Meta>>;
 
-/// The parts of which copies are kept, if there are any: then one listing tells whether they still
+/// The parts of which the storage has copies, if there are any: then one listing tells whether they still
 /// hold. `None` where that leads nowhere.
-pub(super) fn read_kept_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
+pub(super) fn read_copied_parts(store: &dyn Store, base: &StorePath) -> Option<Parts> {
     if !store.has_copy(&base.child("footer"), None) {
         return None;
     }

@@ -7,24 +7,24 @@ use super::vhd::SECTOR_BYTES;
 use crate::error::Result;
 
 /// Sets bit `n` of an array of words (least significant bit first: our own, never stored).
-pub(super) fn set(words: &mut [u64], n: u64) {
+pub(in crate::image) fn set(words: &mut [u64], n: u64) {
     words[(n / 64) as usize] |= 1 << (n % 64);
 }
 
 /// Bit `n` of an array of words.
-pub(super) fn get(words: &[u64], n: u64) -> bool {
+pub(in crate::image) fn get(words: &[u64], n: u64) -> bool {
     words[(n / 64) as usize] >> (n % 64) & 1 != 0
 }
 
 /// Bit `n` of a stored array, most significant bit first; bits past its end are clear.
-pub(super) fn stored_bit(bytes: &[u8], n: u64) -> bool {
+pub(in crate::image) fn stored_bit(bytes: &[u8], n: u64) -> bool {
     bytes
         .get((n / 8) as usize)
         .is_some_and(|byte| byte << (n % 8) & 0x80 != 0)
 }
 
 /// Whether the first `count` bits of a stored array are all set.
-pub(super) fn is_full(bytes: &[u8], count: u64) -> bool {
+pub(in crate::image) fn is_full(bytes: &[u8], count: u64) -> bool {
     let whole = (count / 8) as usize;
     bytes.len() as u64 * 8 >= count
         && bytes[..whole].iter().all(|&b| b == 0xFF)
@@ -33,7 +33,7 @@ pub(super) fn is_full(bytes: &[u8], count: u64) -> bool {
 
 /// Calls `each` with the maximal runs of `within` (bytes of a block) whose sectors are all present
 /// or all absent in a stored sector bitmap.
-pub(super) fn split(
+pub(in crate::image) fn split(
     bytes: &[u8],
     within: Range<u64>,
     mut each: impl FnMut(Range<u64>, bool) -> Result<()>,

@@ -8,92 +8,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::chain::{Chain, ChainLink};
-use super::disk::DiskGuard;
-use super::merge_state::{
-    MAX_MERGE_STATE_BYTES, MergeState, MergeStep, merge_state_file_name, parent_of_merge_state,
-};
-use super::open::{Found, Image, Registry};
-use super::parent_name;
-use super::recognise::is_vhd_name;
-use super::vhd::Uuid;
-use super::watch::Watch;
+use super::merge::{Merge, merges_of};
+use super::{Chain, ChainLink, parent_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::format::image::{Found, Image};
+use crate::image::format::recognise::is_vhd_name;
+use crate::image::format::registry::Registry;
+use crate::image::guard::{Guard, RestorePointGuard};
+use crate::image::uuid::Uuid;
 use crate::parallel::parallel_map;
-use crate::store::{Entry, EntryKind, Meta, Store, StorePath, Validity};
+use crate::store::{Entry, EntryKind, Meta, Store, StorePath};
 
 /// Longest chain that is followed. XO's longest are some hundreds; the limit bounds the work that
 /// hostile files can cause.
 const MAX_CHAIN: usize = 16_384;
-
-/// A merge that is running or was interrupted, with its paths resolved.
-#[derive(Debug, Clone)]
-pub(super) struct Merge {
-    /// The image that blocks are merged into.
-    pub target: StorePath,
-    /// The images merged into it, oldest first; empty when an old state file does not name them.
-    pub children: Vec<StorePath>,
-    /// Uuid that the target takes over at the end.
-    pub child_uuid: Option<Uuid>,
-    /// Whether all blocks are merged and the target has taken over the child's identity.
-    pub in_cleanup: bool,
-}
-
-impl Merge {
-    /// Whether `child` is merged into `target` by this merge. `is_next` tells whether `child` is
-    /// the target's direct child: what old state files, which name no child, are about.
-    pub(super) fn concerns(&self, target: &StorePath, child: &StorePath, is_next: bool) -> bool {
-        self.target == *target
-            && (self.children.contains(child) || (self.children.is_empty() && is_next))
-    }
-}
-
-/// The merges that the state files of a directory tell of. Damaged ones are reported, not followed:
-/// without them a moved block is an error, never a guess.
-///
-/// # Errors
-/// What kept one from being fetched.
-pub(super) fn merges_of(
-    store: &dyn Store,
-    dir: &StorePath,
-    names: &[String],
-    problems: &mut Vec<String>,
-) -> Result<Vec<Merge>> {
-    let mut merges = Vec::new();
-    for name in names {
-        let Some(parent) = parent_of_merge_state(name) else {
-            continue;
-        };
-        let path = dir.child(name);
-        let parsed = store
-            .read(&path, MAX_MERGE_STATE_BYTES, Validity::Ask)
-            .and_then(|(json, _)| MergeState::parse(&json).map_err(|e| e.with_object(&path)))
-            .and_then(|state| resolve(dir, parent, &state));
-        match parsed {
-            Ok(merge) => merges.push(merge),
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) if e.is_fetch_failure() => return Err(e),
-            Err(e) => problems.push(format!("merge state cannot be used: {e}")),
-        }
-    }
-    Ok(merges)
-}
-
-fn resolve(dir: &StorePath, parent: &str, state: &MergeState) -> Result<Merge> {
-    let mut chain = state
-        .chain
-        .iter()
-        .map(|path| dir.join(path))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter();
-    let target = chain.next().unwrap_or_else(|| dir.child(parent));
-    Ok(Merge {
-        target,
-        children: chain.collect(),
-        child_uuid: state.child_uuid.as_deref().and_then(Uuid::parse),
-        in_cleanup: state.step == MergeStep::Cleanup,
-    })
-}
 
 /// Images opened at once with the first one, and at the most later: chains are seldom longer than
 /// a month of days, and opening what is not needed costs requests.
@@ -108,17 +36,17 @@ struct DirIndex {
     by_uuid: Option<HashMap<Uuid, Vec<Found>>>,
 }
 
-/// Links the chain whose youngest image is at `path`; `guard` vouches for that.
+/// Links the chain whose youngest image is at `path`; `guard` is the file that guards it.
 ///
 /// # Errors
 /// When the youngest image cannot be opened, and when anything cannot be fetched: the chain could then
 /// be another one than it is. What is wrong with images further down ends the chain there and is kept
 /// in it.
-pub(super) fn link(
+pub(in crate::image) fn link(
     registry: &Registry,
     store: &Arc<dyn Store>,
     path: &StorePath,
-    guard: Option<DiskGuard>,
+    guard: Option<RestorePointGuard>,
 ) -> Result<Chain> {
     let mut linker = Linker {
         registry,
@@ -128,8 +56,8 @@ pub(super) fn link(
         batch: FIRST_BATCH,
         merges: Vec::new(),
         problems: Vec::new(),
-        watch: Watch::new(guard),
-        looked: false,
+        guard: Guard::new(guard),
+        checked: false,
         listings: HashMap::new(),
         leads_out: false,
     };
@@ -163,7 +91,7 @@ pub(super) fn link(
         broken,
         linker.merges,
         linker.problems,
-        linker.watch,
+        linker.guard,
     );
     chain.leads_out = linker.leads_out;
     Ok(chain)
@@ -179,9 +107,9 @@ struct Linker<'a> {
     batch: usize,
     merges: Vec<Merge>,
     problems: Vec<String>,
-    watch: Watch,
-    /// Whether the restore point has been looked at.
-    looked: bool,
+    guard: Guard,
+    /// Whether the restore point has been checked to exist.
+    checked: bool,
     /// Directories in which parents were looked for whatever the case of their names.
     listings: HashMap<StorePath, Result<Arc<Vec<String>>>>,
     /// Whether a relative name of a parent led above the root.
@@ -192,7 +120,7 @@ struct Linker<'a> {
 enum Ask {
     Open(StorePath),
     /// Whether the restore point is there.
-    Look,
+    CheckGuard,
 }
 
 impl Linker<'_> {
@@ -215,9 +143,9 @@ impl Linker<'_> {
         };
         let known = |e: &Entry| Some((e.name.clone(), e.meta?));
         let metas: HashMap<String, Meta> = entries.iter().filter_map(known).collect();
-        let heard = Instant::now();
+        let told = Instant::now();
         for modified in metas.values().filter_map(|meta| meta.modified) {
-            self.watch.hear(modified, heard);
+            self.guard.note_modified(modified, told);
         }
         let names: Vec<String> = entries
             .into_iter()
@@ -267,19 +195,19 @@ impl Linker<'_> {
             }
             paths.retain(|p| !self.opened.contains_key(p));
             self.batch = (self.batch * 2).min(MAX_BATCH);
-            // The listing has told when the images were modified: a look vouches for all before that.
-            let look = (!self.looked && self.watch.path().is_some()).then_some(Ask::Look);
-            self.looked = true;
-            let asks: Vec<Ask> = look
+            // The listing has told when the images were modified: a check covers all before that.
+            let check = (!self.checked && self.guard.path().is_some()).then_some(Ask::CheckGuard);
+            self.checked = true;
+            let asks: Vec<Ask> = check
                 .into_iter()
                 .chain(paths.into_iter().map(Ask::Open))
                 .collect();
             let threads = self.store.traits().parallelism;
             let found = parallel_map(&asks, threads, |ask| match ask {
                 Ask::Open(path) => Some((path.clone(), self.open_one(path))),
-                Ask::Look => {
+                Ask::CheckGuard => {
                     // Whoever needs the file asks again.
-                    let _ = self.watch.look(self.store.as_ref());
+                    let _ = self.guard.check_state(self.store.as_ref());
                     None
                 }
             });
@@ -323,15 +251,15 @@ impl Linker<'_> {
     /// The parent of the last link.
     fn parent_of(&mut self, links: &[ChainLink]) -> Result<ChainLink> {
         let child = &links[links.len() - 1].found;
-        let Some(header) = &child.image.header else {
-            return Err(Error::corrupt("differencing disk without a header"));
+        let Some(parent) = &child.image.facts.parent else {
+            return Err(Error::corrupt("has no parent").with_object(&child.path));
         };
-        let wanted = header.parent_uuid;
+        let wanted = parent.uuid;
         let dir = child.path.parent();
         let by_name = dir
-            .join(&header.parent_unicode_name)
+            .join(&parent.name)
             .and_then(|path| {
-                if header.parent_unicode_name.is_empty() || path == child.path {
+                if parent.name.is_empty() || path == child.path {
                     return Err(Error::corrupt("names no parent"));
                 }
                 self.learn_dir(&path.parent())?;
@@ -365,13 +293,13 @@ impl Linker<'_> {
                 let mut link = ChainLink::new(found);
                 link.notes.push(format!(
                     "found by its uuid: the child's name for it ({:?}) leads nowhere",
-                    header.parent_unicode_name
+                    parent.name
                 ));
                 self.check_loop(links, link)
             }
             None => Err(Error::corrupt(format!(
                 "its parent {:?} ({wanted}) cannot be used: {not_by_name}",
-                header.parent_unicode_name
+                parent.name
             ))
             .with_object(&child.path)
             .with_source(not_by_name)),
@@ -387,10 +315,10 @@ impl Linker<'_> {
         wanted: Uuid,
     ) -> (Option<Result<ChainLink>>, Vec<StorePath>) {
         let mut names: Vec<String> = Vec::new();
-        let header = child.image.header.as_ref();
-        names.extend(header.map(|h| h.parent_unicode_name.clone()));
+        let parent = child.image.facts.parent.as_ref();
+        names.extend(parent.map(|parent| parent.name.clone()));
         let mut error = None;
-        match child.image.locator_names() {
+        match child.image.format.other_parent_names() {
             Ok(more) => names.extend(more),
             Err(e) if e.is_fetch_failure() => return (Some(Err(e)), Vec::new()),
             Err(e) => error = Some(e),
@@ -521,7 +449,7 @@ impl Linker<'_> {
                 "already carries its child's uuid: their merge is finished but for its cleanup"
                     .into(),
             );
-            link.replaces_child = fetched(child.image.load_table())?.is_none();
+            link.replaces_child = fetched(child.image.format.load_table())?.is_none();
             return Ok(link);
         }
         Err(Error::corrupt(format!("has uuid {found}")).with_object(&parent.path))
@@ -549,7 +477,7 @@ impl Linker<'_> {
         let mut link = ChainLink::new(target);
         link.notes
             .push("the images merged into it together with its child are removed already".into());
-        link.replaces_child = fetched(child.image.load_table())?.is_none();
+        link.replaces_child = fetched(child.image.format.load_table())?.is_none();
         Ok(Some(link))
     }
 
@@ -629,14 +557,4 @@ fn fetched<T>(result: Result<T>) -> Result<Option<T>> {
         Err(e) if e.is_fetch_failure() => Err(e),
         Err(_) => Ok(None),
     }
-}
-
-/// The merge state of the directory of `child` as it is now, for a block that is missing.
-///
-/// # Errors
-/// What kept it from being fetched.
-pub(super) fn current_merges(store: &dyn Store, target: &StorePath) -> Result<Vec<Merge>> {
-    let dir = target.parent();
-    let name = merge_state_file_name(target.file_name());
-    merges_of(store, &dir, &[name], &mut Vec::new())
 }

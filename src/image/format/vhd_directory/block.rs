@@ -11,45 +11,28 @@
 //! Both are told from damage by what must be there: a stream that is whole, of exactly the bytes that
 //! a block has, or no fewer than the disk has of it.
 
-use std::ops::Range;
 use std::sync::{Arc, LazyLock, PoisonError};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::super::bitmap;
-use super::super::vhd::SECTOR_BYTES;
-use super::{MAX_WHOLE_BLOCK_BYTES, VhdDir};
+use super::VhdDirectory;
 use crate::buffers::Buffer;
-use crate::cache::{Block, Gate, MetaKey, MetaKind};
+use crate::cache::{Block, Semaphore, TablePageKey, TablePageKind};
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::format::bitmap;
+use crate::image::format::vhd::SECTOR_BYTES;
+use crate::image::format::{Fetched, MAX_WHOLE_BLOCK_BYTES, SectorRead};
 use crate::store::{StorePath, StoredFile, Validity};
 
 /// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
 /// blocks are on their way at once; decoded all together, they would all be late, and the one that a
 /// reader waits for first with them. One more than there are cores, so that this one does not wait
 /// for what is only read ahead; eight decode more than passes through a mount.
-static DECODERS: LazyLock<Gate> = LazyLock::new(|| {
+static DECODERS: LazyLock<Semaphore> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    Gate::new(cores.min(8) + 1)
+    Semaphore::new(cores.min(8) + 1)
 });
-
-/// A block, and when it was put where it was found, as the storage tells it.
-pub(in crate::image) struct Fetched {
-    pub block: Block,
-    pub modified: Option<SystemTime>,
-    /// How it was stored.
-    pub filter: Filter,
-}
-
-/// What became of reading a block in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::image) enum InPlace<T> {
-    Read(T),
-    /// It is not stored plainly, and has to be fetched whole.
-    Encoded,
-}
 
 /// What counts as one block.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +67,7 @@ fn is_all_ones(bitmap: &[u8]) -> bool {
     bitmap.iter().all(|&byte| byte == 0xFF)
 }
 
-impl VhdDir {
+impl VhdDirectory {
     /// What block `block` has to be; `disk_bytes` is what the disk has of its data.
     fn shape(&self, block: u64, disk_bytes: u64) -> Shape {
         let bitmap_bytes = self.bitmap_bytes as usize;
@@ -96,17 +79,17 @@ impl VhdDir {
         }
     }
 
-    /// Fetches and decodes a block: bitmap and data. With `may_keep`, storage may answer from what
-    /// it has kept of this generation of the directory.
+    /// Fetches and decodes a block: bitmap and data. With `may_copy`, storage may answer from what
+    /// it has copied of this generation of the directory.
     ///
     /// # Errors
     /// `NotFound` when the object is not there (a merge may have moved it), `Corrupt` when it is
     /// no block.
-    pub(in crate::image) fn fetch(&self, block: u64, may_keep: bool) -> Result<Fetched> {
-        let generation = self.generation().filter(|_| may_keep);
+    pub(super) fn fetch_block(&self, block: u64, may_copy: bool) -> Result<Fetched> {
+        let generation = self.generation().filter(|_| may_copy);
         let disk_bytes = self.data_len(block);
         match self.fetch_as(block, generation, disk_bytes) {
-            // Perhaps it was damaged when it was kept, and has been repaired since.
+            // Perhaps it was damaged when it was copied, and has been repaired since.
             Err(e) if e.kind() == ErrorKind::Corrupt && generation.is_some() => {
                 self.fetch_as(block, None, disk_bytes)
             }
@@ -114,13 +97,13 @@ impl VhdDir {
         }
     }
 
-    /// [`Self::fetch`] of a block that a merge has moved here from an image of a disk that has
-    /// `disk_bytes` in it: this one's may be smaller, or end within the block. Not from what was kept:
+    /// [`Self::fetch_block`] of a block that a merge has moved here from an image of a disk that has
+    /// `disk_bytes` in it: this one's may be smaller, or end within the block. Not from a copy:
     /// that is the content before the merge.
     ///
     /// # Errors
-    /// As [`Self::fetch`].
-    pub(in crate::image) fn fetch_moved(&self, block: u64, disk_bytes: u64) -> Result<Fetched> {
+    /// As [`Self::fetch_block`].
+    pub(super) fn fetch_moved_block(&self, block: u64, disk_bytes: u64) -> Result<Fetched> {
         self.fetch_as(block, None, disk_bytes)
     }
 
@@ -164,30 +147,15 @@ impl VhdDir {
         Err(error)
     }
 
-    /// Reads part of a plain block in place; same contract as `VhdFile::read_present`.
-    pub(in crate::image) fn read_in_place(
-        &self,
-        block: u64,
-        within: Range<u64>,
-        buf: &mut [u8],
-        absent: &mut Vec<Range<usize>>,
-    ) -> Result<InPlace<()>> {
-        let Some(file) = self.open_block(block)? else {
-            return Ok(InPlace::Encoded);
-        };
-        self.read_from(&*file, block, within, buf, absent)?;
-        Ok(InPlace::Read(()))
-    }
-
-    /// Whether [`Self::kept_block`] would find the block.
-    pub(in crate::image) fn has_kept(&self, block: u64) -> bool {
+    /// Whether [`Self::open_block_copy`] would find the block.
+    pub(super) fn has_block_copy(&self, block: u64) -> bool {
         let generation = self.generation().filter(|_| self.filter == Filter::None);
         generation.is_some_and(|g| self.store.has_copy(&self.block_path(block), Some(g)))
     }
 
-    /// A plain block of a far away directory that storage has kept nearby: reading what is wanted of it
+    /// A plain block of a far away directory that storage has a copy of nearby: reading what is wanted of it
     /// in place, with [`Self::read_from`], is cheaper than all of it.
-    pub(in crate::image) fn kept_block(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
+    pub(super) fn open_block_copy(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
         if self.filter != Filter::None {
             return None;
         }
@@ -196,53 +164,40 @@ impl VhdDir {
         }
         let whole = self.shape(block, self.data_len(block)).whole as u64;
         let path = self.block_path(block);
-        let kept = self.store.open_copy(&path, whole, self.generation()?)?;
-        let is_plain = self.is_plain(block, &*kept).unwrap_or(false);
-        is_plain.then(|| self.keep_open(block, kept))
+        let copy = self.store.open_copy(&path, whole, self.generation()?)?;
+        let is_plain = self.is_plain(block, &*copy).unwrap_or(false);
+        is_plain.then(|| self.keep_open(block, copy))
     }
 
-    /// Reads part of a plain block from its open file; same contract as `VhdFile::read_present`.
-    pub(in crate::image) fn read_from(
-        &self,
-        file: &dyn StoredFile,
-        block: u64,
-        within: Range<u64>,
-        buf: &mut [u8],
-        absent: &mut Vec<Range<usize>>,
-    ) -> Result<()> {
+    /// Reads a part of a plain block from its open file.
+    ///
+    /// # Errors
+    /// As the storage says.
+    pub(super) fn read_from(&self, file: &dyn StoredFile, read: &mut SectorRead<'_>) -> Result<()> {
         let data = u64::from(self.bitmap_bytes);
-        let key = MetaKey {
+        let key = TablePageKey {
             of: self.id,
             generation: 0,
-            kind: MetaKind::Bitmap,
-            index: block,
+            kind: TablePageKind::Bitmap,
+            index: read.block,
         };
-        let present = self.meta.get_or_load(key, || {
+        let present = self.pages.get_or_load(key, || {
             let mut bytes = vec![0; self.bitmap_bytes as usize];
             file.read_exact_at(&mut bytes, 0)?;
-            let sectors = self.data_len(block).div_ceil(SECTOR_BYTES);
+            let sectors = self.data_len(read.block).div_ceil(SECTOR_BYTES);
             Ok(if bitmap::is_full(&bytes, sectors) {
                 Arc::from([])
             } else {
                 Arc::from(bytes)
             })
         })?;
-        if present.is_empty() {
-            return file.read_exact_at(buf, data + within.start);
-        }
-        bitmap::split(&present, within.clone(), |run, is_present| {
-            let part = (run.start - within.start) as usize..(run.end - within.start) as usize;
-            if is_present {
-                file.read_exact_at(&mut buf[part], data + run.start)
-            } else {
-                absent.push(part);
-                Ok(())
-            }
+        read.read_present(&present, |part, offset| {
+            file.read_exact_at(part, data + offset)
         })
     }
 
     /// The open file of a block, `None` when it is not stored plainly.
-    fn open_block(&self, block: u64) -> Result<Option<Arc<dyn StoredFile>>> {
+    pub(super) fn open_block(&self, block: u64) -> Result<Option<Arc<dyn StoredFile>>> {
         if let Some(file) = self.last(block) {
             return Ok(Some(file));
         }
@@ -313,9 +268,9 @@ fn decode_by(filter: Filter, stored: &Bytes, shape: &Shape, expected: bool) -> R
         }
     }
     let mut decoded = Buffer::new(shape.whole);
-    let pass = DECODERS.enter();
+    let permit = DECODERS.acquire();
     let found = filter.decode_up_to(stored, &mut decoded)?;
-    drop(pass);
+    drop(permit);
     let is_whole = found == shape.whole;
     if !shape.fits(filter, found)
         || !(is_whole || expected || is_all_ones(&decoded[..shape.bitmap_bytes]))

@@ -1,10 +1,11 @@
 //! A look at some blocks of a VHD directory, for `brfs info`: whether they are what the directory
 //! says, and whether the last one goes as far as the disk.
 
-use super::super::bitmap;
-use super::VhdDir;
+use super::VhdDirectory;
 use crate::codec::Filter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::format::bitmap;
+use crate::image::format::{Examined, ImageFormat};
 use crate::parallel::parallel_map;
 
 /// Blocks that are looked at, spread over the disk: where a look costs an open file and two bytes, and
@@ -15,20 +16,10 @@ const FAR_LOOKS: u64 = 64;
 /// Bits of the table that are asked for at once.
 const PAGE: u64 = 65_536;
 
-/// What was found.
-#[derive(Debug, Clone, Default)]
-pub(in crate::image) struct Examined {
-    pub problems: Vec<String>,
-    pub notes: Vec<String>,
-    /// The last block, when the disk ends within it and the directory does not have it: a merge may have
-    /// moved it.
-    pub missing_last: Option<u64>,
-}
-
-impl VhdDir {
+impl VhdDirectory {
     /// Looks at the block in which the disk ends, and at some others for the filter they are stored
     /// with; with `only_last`, at the former only. What was found is kept.
-    pub(in crate::image) fn examine(&self, only_last: bool) -> Examined {
+    pub(super) fn examine_blocks(&self, only_last: bool) -> Examined {
         if let Some(examined) = self.examined.get() {
             return examined.clone();
         }
@@ -54,10 +45,10 @@ impl VhdDir {
             return Ok(());
         };
         let disk_bytes = self.data_len(last);
-        if disk_bytes == u64::from(self.block_size) || !self.announces(last)? {
+        if disk_bytes == u64::from(self.block_size) || !self.allocates(last)? {
             return Ok(());
         }
-        match self.fetch(last, false) {
+        match self.fetch_block(last, false) {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => examined.missing_last = Some(last),
             Err(e) => examined
@@ -67,9 +58,9 @@ impl VhdDir {
         Ok(())
     }
 
-    fn announces(&self, block: u64) -> Result<bool> {
+    fn allocates(&self, block: u64) -> Result<bool> {
         let mut bits = [0];
-        self.announced(block, 1, &mut bits)?;
+        self.allocated(block, 1, &mut bits)?;
         Ok(bits[0] != 0)
     }
 
@@ -79,7 +70,7 @@ impl VhdDir {
             true => LOOKS,
             false => FAR_LOOKS,
         };
-        let blocks = self.some_announced(most)?;
+        let blocks = self.some_allocated(most)?;
         let threads = traits.parallelism;
         let suspects = parallel_map(&blocks, threads, |&block| {
             match self.looks_like_another(block) {
@@ -94,7 +85,7 @@ impl VhdDir {
         let Some(&first) = suspects.first() else {
             return Ok(());
         };
-        match self.fetch(first, false) {
+        match self.fetch_block(first, false) {
             Ok(fetched) if fetched.filter != self.filter => examined.notes.push(format!(
                 "{} of {} blocks looked at are stored as {}, not as {}, as its \
                  chunk-filters.json has it; a merge left them so, and they are read (block {first} is \
@@ -113,14 +104,14 @@ impl VhdDir {
         Ok(())
     }
 
-    /// At most `most` of the blocks that the table announces, spread evenly.
-    fn some_announced(&self, most: u64) -> Result<Vec<u64>> {
+    /// At most `most` of the blocks that the table allocates, spread evenly.
+    fn some_allocated(&self, most: u64) -> Result<Vec<u64>> {
         let mut all = Vec::new();
         let mut first = 0;
         while first < self.blocks {
             let count = PAGE.min(self.blocks - first);
             let mut bits = vec![0u64; count.div_ceil(64) as usize];
-            self.announced(first, count, &mut bits)?;
+            self.allocated(first, count, &mut bits)?;
             all.extend(
                 (0..count)
                     .filter(|&n| bitmap::get(&bits, n))

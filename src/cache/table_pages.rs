@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// What a page holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MetaKind {
+pub enum TablePageKind {
     /// Entries of a VHD file's block allocation table, as big-endian bytes.
     Bat,
     /// Bits of a VHD directory's block table.
@@ -26,13 +26,13 @@ pub enum MetaKind {
 
 /// A page of an image or a chain. Numbers are never reused within a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MetaKey {
+pub struct TablePageKey {
     /// Number of the image or chain.
     pub of: u64,
     /// Generation of that image's tables: a new one when they have changed.
     pub generation: u32,
     /// What kind of page.
-    pub kind: MetaKind,
+    pub kind: TablePageKind,
     /// Which page.
     pub index: u64,
 }
@@ -40,21 +40,21 @@ pub struct MetaKey {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<MetaKey, Arc<[u8]>> for ByBytes {
-    fn weight(&self, _: &MetaKey, page: &Arc<[u8]>) -> u64 {
+impl Weighter<TablePageKey, Arc<[u8]>> for ByBytes {
+    fn weight(&self, _: &TablePageKey, page: &Arc<[u8]>) -> u64 {
         page.len() as u64 + 160
     }
 }
 
 type Page = Arc<[u8]>;
-type Pages = Cache<MetaKey, Page, ByBytes, RandomState, DefaultLifecycle<MetaKey, Page>>;
+type Pages = Cache<TablePageKey, Page, ByBytes, RandomState, DefaultLifecycle<TablePageKey, Page>>;
 
 /// The cache. All calls are safe from any thread.
-pub struct MetaCache {
+pub struct TablePageCache {
     cache: Pages,
 }
 
-impl MetaCache {
+impl TablePageCache {
     /// A cache of at most `capacity_bytes`.
     pub fn new(capacity_bytes: u64) -> Self {
         let options = OptionsBuilder::new()
@@ -63,7 +63,7 @@ impl MetaCache {
             .shards(4)
             .build()
             .expect("both capacities are set");
-        MetaCache {
+        TablePageCache {
             cache: Cache::with_options(
                 options,
                 ByBytes,
@@ -74,12 +74,12 @@ impl MetaCache {
     }
 
     /// The page if it is in memory.
-    pub fn get(&self, key: &MetaKey) -> Option<Arc<[u8]>> {
+    pub fn get(&self, key: &TablePageKey) -> Option<Arc<[u8]>> {
         self.cache.get(key)
     }
 
     /// Keeps a page.
-    pub fn insert(&self, key: MetaKey, page: Arc<[u8]>) {
+    pub fn insert(&self, key: TablePageKey, page: Arc<[u8]>) {
         self.cache.insert(key, page);
     }
 
@@ -87,7 +87,7 @@ impl MetaCache {
     /// small, and waiting would cost as much.
     pub fn get_or_load(
         &self,
-        key: MetaKey,
+        key: TablePageKey,
         load: impl FnOnce() -> Result<Arc<[u8]>>,
     ) -> Result<Arc<[u8]>> {
         if let Some(page) = self.cache.get(&key) {

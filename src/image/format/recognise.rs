@@ -2,9 +2,6 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// Ending of alias files.
-pub(super) const ALIAS_SUFFIX: &str = ".alias.vhd";
-
 /// Endings of VHDs: Hyper-V calls those of its checkpoints `.avhd`.
 const VHD_ENDINGS: [&str; 2] = [".vhd", ".avhd"];
 
@@ -18,7 +15,7 @@ fn ends_with_any(name: &str, endings: &[&str]) -> bool {
 
 /// Whether a name in a directory of images is that of a VHD or of an alias. Names that start with a
 /// dot are XO's temporary files. Windows does not care about case.
-pub(super) fn is_vhd_name(name: &str) -> bool {
+pub(in crate::image) fn is_vhd_name(name: &str) -> bool {
     !name.starts_with('.') && ends_with_any(name, &VHD_ENDINGS)
 }
 
@@ -50,7 +47,7 @@ fn foreign_format(start: &[u8]) -> Option<&'static str> {
 }
 
 /// Why a file that starts like this is not read, when it is an image of another format.
-pub(super) fn refuse_foreign(start: &[u8]) -> Option<Error> {
+pub(in crate::image) fn refuse_foreign(start: &[u8]) -> Option<Error> {
     let format = foreign_format(start)?;
     Some(Error::new(
         ErrorKind::Unsupported,

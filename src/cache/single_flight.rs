@@ -9,26 +9,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{lock, wait};
 
 /// A result that will be there later.
-pub struct Flight<T> {
+pub struct SingleFlight<T> {
     state: Mutex<Option<Result<T>>>,
-    landed: Condvar,
+    completed: Condvar,
 }
 
-impl<T: Clone> Flight<T> {
+impl<T: Clone> SingleFlight<T> {
     /// Nothing there yet.
     pub fn new() -> Self {
-        Flight {
+        SingleFlight {
             state: Mutex::new(None),
-            landed: Condvar::new(),
+            completed: Condvar::new(),
         }
     }
 
     /// Gives the result to all waiters. The first call counts.
-    pub fn land(&self, result: Result<T>) {
+    pub fn complete(&self, result: Result<T>) {
         let mut state = lock(&self.state);
         state.get_or_insert(result);
         drop(state);
-        self.landed.notify_all();
+        self.completed.notify_all();
     }
 
     /// The result if it is there.
@@ -43,24 +43,24 @@ impl<T: Clone> Flight<T> {
             if let Some(result) = state.as_ref() {
                 return result.clone();
             }
-            state = wait(&self.landed, state);
+            state = wait(&self.completed, state);
         }
     }
 }
 
-impl<T: Clone> Default for Flight<T> {
+impl<T: Clone> Default for SingleFlight<T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// Lands an error if the worker unwinds before it has landed a result, so that nobody waits for
+/// Completes it with an error if the worker unwinds before there is a result, so that nobody waits for
 /// ever.
-pub struct LandOnDrop<'a, T: Clone>(pub &'a Flight<T>);
+pub struct CompleteOnDrop<'a, T: Clone>(pub &'a SingleFlight<T>);
 
-impl<T: Clone> Drop for LandOnDrop<'_, T> {
+impl<T: Clone> Drop for CompleteOnDrop<'_, T> {
     fn drop(&mut self) {
-        self.0.land(Err(Error::new(
+        self.0.complete(Err(Error::new(
             ErrorKind::Io,
             "the work was given up before it was done",
         )));

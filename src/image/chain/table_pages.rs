@@ -3,7 +3,7 @@
 //! What reads tables goes down a chain image by image. On object stores the pages it will need are
 //! fetched together before; what then cannot be had is told by the read that needs it.
 
-use super::chain::ChainLink;
+use super::ChainLink;
 use crate::parallel::parallel_map;
 use crate::store::Store;
 
@@ -11,7 +11,7 @@ use crate::store::Store;
 const MAX_PAGES: usize = 128;
 
 /// Has the table pages for `count` units from `first` on in memory, as far as `MAX_PAGES` go.
-pub(super) fn prepare(
+pub(in crate::image) fn prepare(
     store: &dyn Store,
     links: &[ChainLink],
     unit_log2: u32,
@@ -25,14 +25,15 @@ pub(super) fn prepare(
         let blocks = first >> shift..end.div_ceil(1 << shift);
         let pages = link
             .image()
-            .missing_pages(blocks, MAX_PAGES - missing.len());
+            .format
+            .missing_table_pages(blocks, MAX_PAGES - missing.len());
         missing.extend(pages.into_iter().map(|page| (link.image(), page)));
     }
     if missing.len() > 1 {
         let threads = store.traits().parallelism;
         // Errors are found again, and told, by whoever needs the page.
         parallel_map(&missing, threads, |(image, page)| {
-            image.load_page(*page).ok()
+            image.format.load_table_page(*page).ok()
         });
     }
 }

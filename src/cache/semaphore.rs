@@ -10,7 +10,7 @@ use crate::sync::lock;
 
 /// A counting semaphore for blocking code. Fair: work that was begun first, which is wanted first,
 /// is not overtaken for ever.
-pub struct Gate(Mutex<State>);
+pub struct Semaphore(Mutex<State>);
 
 struct State {
     free: usize,
@@ -23,10 +23,10 @@ struct Turn {
     has_come: AtomicBool,
 }
 
-impl Gate {
-    /// A gate for `permits` threads at once (at least one).
+impl Semaphore {
+    /// A semaphore of so many permits (at least one).
     pub fn new(permits: usize) -> Self {
-        Gate(Mutex::new(State {
+        Semaphore(Mutex::new(State {
             free: permits.max(1),
             waiting: VecDeque::new(),
         }))
@@ -36,13 +36,13 @@ impl Gate {
         lock(&self.0)
     }
 
-    /// Waits for a place; it is given back when the pass is dropped.
-    pub fn enter(&self) -> GatePass<'_> {
+    /// Waits for a permit; it is given back when it is dropped.
+    pub fn acquire(&self) -> Permit<'_> {
         let mut state = self.state();
-        // Whoever gives a place back hands it to the first who waits: one that is free is nobody's.
+        // Whoever gives a permit back hands it to the first who waits: one that is free is nobody's.
         if state.free > 0 {
             state.free -= 1;
-            return GatePass(self);
+            return Permit(self);
         }
         let turn = Arc::new(Turn {
             thread: std::thread::current(),
@@ -53,14 +53,14 @@ impl Gate {
         while !turn.has_come.load(Ordering::Acquire) {
             std::thread::park();
         }
-        GatePass(self)
+        Permit(self)
     }
 }
 
-/// A place behind the gate.
-pub struct GatePass<'a>(&'a Gate);
+/// Leave to work; given back when dropped.
+pub struct Permit<'a>(&'a Semaphore);
 
-impl Drop for GatePass<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         let Some(first) = state.waiting.pop_front() else {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_permits_are_behind_it_and_all_get_there() {
-        let gate = Gate::new(3);
+        let semaphore = Semaphore::new(3);
         let (inside, most, passed) = (
             AtomicUsize::new(0),
             AtomicUsize::new(0),
@@ -92,7 +92,7 @@ mod tests {
             for _ in 0..16 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let _pass = gate.enter();
+                        let _permit = semaphore.acquire();
                         let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                         most.fetch_max(now, Ordering::SeqCst);
                         std::thread::yield_now();
@@ -104,22 +104,22 @@ mod tests {
         });
         assert_eq!(passed.into_inner(), 16 * 50);
         assert!(most.into_inner() <= 3);
-        assert_eq!(gate.state().free, 3);
+        assert_eq!(semaphore.state().free, 3);
     }
 
     #[test]
-    fn the_first_to_wait_is_the_first_to_enter() {
-        let gate = Gate::new(1);
+    fn the_first_to_wait_is_the_first_to_acquire() {
+        let semaphore = Semaphore::new(1);
         let order = Mutex::new(Vec::new());
-        let held = gate.enter();
+        let held = semaphore.acquire();
         std::thread::scope(|scope| {
             for number in 0..5 {
-                let (gate, order) = (&gate, &order);
+                let (semaphore, order) = (&semaphore, &order);
                 scope.spawn(move || {
-                    let _pass = gate.enter();
+                    let _permit = semaphore.acquire();
                     order.lock().unwrap().push(number);
                 });
-                while gate.state().waiting.len() <= number {
+                while semaphore.state().waiting.len() <= number {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
