@@ -149,8 +149,14 @@ impl Catalogue {
         let entries = match listed {
             Ok(entries) => entries,
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                check_is_repository(store, &store.list(&StorePath::root())?)?;
-                Vec::new()
+                let root = store.list(&StorePath::root())?;
+                check_is_repository(store, &root)?;
+                let is_there = |e: &Entry| e.name == VM_BACKUPS && e.kind == EntryKind::Dir;
+                match root.iter().any(is_there) {
+                    // Made since, or not seen by a server that answers from what it knew.
+                    true => list_again(store)?,
+                    false => Vec::new(),
+                }
             }
             Err(e) => return Err(e),
         };
@@ -298,4 +304,17 @@ impl Catalogue {
         let vm = folders.vms.get(folder).inspect(|vm| vm.ask_both());
         Ok(vm.and_then(|vm| self.name_vm(&folders, vm)))
     }
+}
+
+/// Lists the VM directories, which were not found and are there. If they still are not found, that is no
+/// repository without backups.
+fn list_again(store: &dyn Store) -> Result<Vec<Entry>> {
+    let dir = StorePath::root().child(VM_BACKUPS);
+    store.list(&dir).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => {
+            let message = "is listed in the repository, and then not found";
+            Error::new(ErrorKind::Changed, message).with_object(&dir)
+        }
+        _ => e,
+    })
 }

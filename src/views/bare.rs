@@ -61,7 +61,10 @@ pub fn bare_root(
         // A VHD directory.
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let footer = store.head(&path.child("footer"));
-            footer.map_err(|_| e)?
+            footer.map_err(|of_footer| match of_footer.is_fetch_failure() {
+                true => of_footer,
+                false => e,
+            })?
         }
         other => other?,
     };

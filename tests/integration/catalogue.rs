@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use crate::support::chain::Storage;
@@ -17,10 +17,10 @@ use crate::tree_walk::{
     WatchedStore, find, lookup_error, must_find, names, names_until_error, read_all, read_error,
     target, walk, xattr,
 };
-use brfs::error::ErrorKind;
+use brfs::error::{Error, ErrorKind, Result};
 use brfs::image::DiskContext;
 use brfs::repo::Catalogue;
-use brfs::store::{LocalStore, Store};
+use brfs::store::{Entry, LocalStore, Store, StoreLayer, StorePath};
 use brfs::tree::{Node, NodeKind};
 use brfs::views::{bare_root, repository_root_with, split_bare_path};
 use serde_json::json;
@@ -351,6 +351,48 @@ fn a_share_that_is_not_mounted_is_no_empty_repository() {
     assert!(names(&must_find(&root, "vms")).is_empty());
 }
 
+/// A server that answers from what it knew earlier does not find what it lists.
+#[derive(Debug)]
+struct Forgetful {
+    inner: Arc<dyn Store>,
+    /// How many listings do not find the directory of the backups.
+    misses: AtomicUsize,
+}
+
+impl StoreLayer for Forgetful {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+    fn list(&self, dir: &StorePath) -> Result<Vec<Entry>> {
+        let left = |misses: usize| misses.checked_sub(1);
+        let misses = dir.as_str() == "xo-vm-backups"
+            && self.misses.fetch_update(Relaxed, Relaxed, left).is_ok();
+        match misses {
+            true => Err(Error::new(ErrorKind::NotFound, "is not there")),
+            false => self.inner.list(dir),
+        }
+    }
+}
+
+#[test]
+fn backups_that_are_listed_and_not_found_are_no_empty_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    web(&mut Rng::new(4)).write(dir.path());
+    let forgetful = |misses: usize| {
+        root_of(Arc::new(Forgetful {
+            inner: local(dir.path()),
+            misses: misses.into(),
+        }))
+    };
+    let once = must_find(&forgetful(1), "vms");
+    assert_eq!(names(&once), [WEB]);
+    let always = must_find(&forgetful(usize::MAX), "vms");
+    assert_eq!(
+        names_until_error(&always),
+        (vec![], Some(ErrorKind::Changed))
+    );
+}
+
 #[test]
 fn listing_all_vms_reads_one_metadata_file_of_each() {
     let dir = tempfile::tempdir().unwrap();
@@ -487,8 +529,21 @@ fn a_bare_image_shows_its_disk() {
     let disk = must_find(&root, "disk.raw");
     assert!(read_all(&disk) == chain.read(2, 0, (3 << 20) + 1536));
     assert_eq!(xattr(&disk, "chain_length").as_deref(), Some("3"));
-    let nothing = brfs::store::StorePath::new("no.vhd").unwrap();
-    assert!(bare_root(context, &nothing, Default::default()).is_err());
+    let nothing = StorePath::new("no.vhd").unwrap();
+    let error = bare_root(context, &nothing, Default::default()).err();
+    assert_eq!(error.unwrap().kind(), ErrorKind::NotFound);
+
+    // What kept its footer from being looked at is the reason, not that there is no file.
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let data = path.with_file_name("data");
+    let image = data.join(name.replace(".alias.vhd", ".vhd"));
+    let (top, inside) = split_bare_path(&image).unwrap();
+    let store = WatchedStore::new(&top);
+    let context = DiskContext::new(store.clone(), CACHE_BYTES);
+    assert!(bare_root(context.clone(), &inside, Default::default()).is_ok());
+    store.fail(inside.child("footer").as_str());
+    let error = bare_root(context, &inside, Default::default()).err();
+    assert_eq!(error.unwrap().kind(), ErrorKind::Io);
 }
 
 #[test]
