@@ -135,6 +135,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     let waiting = Arc::new(Waiting::default());
     let threads = config.n_threads.unwrap_or(1);
     let adapter = Adapter::new(root, ownership, threads, Arc::clone(&waiting));
+    let before = super::table::devices(&mountpoint);
     let connection =
         attach(&mountpoint, &config).map_err(|error| explain(&error, &mountpoint, options))?;
     let broke = |error| {
@@ -145,7 +146,7 @@ pub fn mount(root: Node, mountpoint: &Path, options: &MountOptions) -> Result<Mo
     let kept = connection.try_clone().map_err(broke)?;
     let mut mounted = Mounted {
         session: None,
-        own: Arc::new(OwnMount::new(mountpoint.clone(), kept)),
+        own: Arc::new(OwnMount::new(mountpoint.clone(), before.as_deref(), kept)),
     };
     waiting.belongs_to(Arc::clone(&mounted.own));
     let session = Session::from_fd(adapter, connection.into(), config.acl, config)

@@ -20,16 +20,21 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct OwnMount {
     at: PathBuf,
-    /// `major:minor`; not known without `/proc`, and then nothing is unmounted.
+    /// `major:minor`; not known without `/proc`, nor where others mount at the same moment, and then
+    /// nothing is unmounted.
     device: Option<String>,
     connection: File,
 }
 
 impl OwnMount {
-    /// The mount that was just made at this canonical directory.
-    pub(super) fn new(at: PathBuf, connection: File) -> Self {
+    /// The mount that was just made at this canonical directory, where `before` were the brfs mounts
+    /// until then.
+    pub(super) fn new(at: PathBuf, before: Option<&[String]>, connection: File) -> Self {
+        let now = table::devices(&at);
         OwnMount {
-            device: table::device(&at),
+            device: before
+                .zip(now)
+                .and_then(|(before, now)| only_new(before, now)),
             at,
             connection,
         }
@@ -79,6 +84,13 @@ impl OwnMount {
     }
 }
 
+/// The device that has come, if it is one: of two, which is whose cannot be told.
+fn only_new(before: &[String], now: Vec<String>) -> Option<String> {
+    let mut new = now.into_iter().filter(|device| !before.contains(device));
+    let only = new.next()?;
+    new.next().is_none().then_some(only)
+}
+
 /// Opens whatever is mounted at a directory now, so that it stays what it is. Asks it nothing.
 fn hold(at: &Path) -> Option<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -118,5 +130,23 @@ pub(super) fn unmount_dead(mountpoint: &Path) -> Result<bool> {
             unmount_held(&held, &at).map(|()| true)
         }
         _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_known_as_ours_only_where_no_other_came_with_it() {
+        let all = |devices: &[&str]| devices.iter().map(|d| (*d).to_owned()).collect::<Vec<_>>();
+        let ours = |before: &[&str], now: &[&str]| only_new(&all(before), all(now));
+        assert_eq!(ours(&[], &["0:50"]).as_deref(), Some("0:50"));
+        assert_eq!(ours(&["0:50"], &["0:50", "0:51"]).as_deref(), Some("0:51"));
+        // Another process mounted at the same moment, before or after.
+        assert_eq!(ours(&[], &["0:50", "0:51"]), None);
+        // A number that was given out anew, or a mount that is gone again.
+        assert_eq!(ours(&["0:50"], &["0:50"]), None);
+        assert_eq!(ours(&[], &[]), None);
     }
 }

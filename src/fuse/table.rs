@@ -25,6 +25,19 @@ pub(super) fn device(mountpoint: &Path) -> Option<String> {
     mounted.is_brfs.then_some(mounted.device)
 }
 
+/// The device numbers of all brfs mounts at this directory, those below others included.
+pub(super) fn devices(mountpoint: &Path) -> Option<Vec<String>> {
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    Some(devices_at(&table, mountpoint))
+}
+
+fn devices_at(table: &[u8], mountpoint: &Path) -> Vec<String> {
+    let all = mounts_at(table, mountpoint);
+    all.filter(|mounted| mounted.is_brfs)
+        .map(|mounted| mounted.device)
+        .collect()
+}
+
 /// Whether a file system with this device number is mounted anywhere that this process can see.
 pub(super) fn has_device(device: &str) -> Option<bool> {
     let table = std::fs::read("/proc/self/mountinfo").ok()?;
@@ -63,29 +76,31 @@ struct Found {
     device: String,
 }
 
+/// The topmost mount at a directory.
 fn find(table: &[u8], mountpoint: &Path) -> Option<Found> {
     // Later lines lie on top of earlier ones.
-    let mut found = None;
-    for line in table.split(|b| *b == b'\n') {
+    mounts_at(table, mountpoint).last()
+}
+
+/// All mounts at a directory, the lowest first.
+fn mounts_at(table: &[u8], mountpoint: &Path) -> impl Iterator<Item = Found> {
+    table.split(|b| *b == b'\n').filter_map(move |line| {
         let mut fields = line.split(|b| *b == b' ');
         // proc(5): ID, parent, major:minor, root, mount point, options, optional fields, "-", type
-        let Some(device) = fields.nth(2) else {
-            continue;
-        };
-        let Some(at) = fields.nth(1) else { continue };
+        let device = fields.nth(2)?;
+        let at = fields.nth(1)?;
         if unescape(at) != mountpoint {
-            continue;
+            return None;
         }
         let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
         let fs_type = fields.next().unwrap_or(b"");
         let source = fields.next().unwrap_or(b"");
-        found = Some(Found {
+        Some(Found {
             is_brfs: OsStr::from_bytes(fs_type) == format!("fuse.{SUBTYPE}").as_str(),
             source: unescape(source),
             device: String::from_utf8_lossy(device).into_owned(),
-        });
-    }
-    found
+        })
+    })
 }
 
 /// Undoes the kernel's octal escapes of blanks, newlines and backslashes.
@@ -130,6 +145,16 @@ mod tests {
         let found = find(TABLE, Path::new("/mnt/a b")).unwrap();
         assert_eq!(found.device, "0:50");
         assert_eq!(found.source, "/srv");
+    }
+
+    #[test]
+    fn all_mounts_at_a_directory_are_told() {
+        let all = |at: &str| devices_at(TABLE, Path::new(at));
+        assert_eq!(all("/mnt/a b"), ["0:50"]);
+        assert_eq!(all("/mnt/c"), ["0:51"]);
+        assert!(all("/mnt/d").is_empty());
+        let twice = [TABLE, b"44 21 0:54 / /mnt/c ro - fuse.brfs /srv ro\n"].concat();
+        assert_eq!(devices_at(&twice, Path::new("/mnt/c")), ["0:51", "0:54"]);
     }
 
     #[test]
