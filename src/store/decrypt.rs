@@ -206,6 +206,7 @@ impl StoreLayer for DecryptStore {
         StoreTraits {
             // A part is fetched and opened whole, however little of it is wanted.
             cheap_ranges: false,
+            exact_lengths: self.cipher.algorithm() != Algorithm::Aes256Cbc,
             ..self.inner.traits()
         }
     }

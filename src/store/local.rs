@@ -468,6 +468,7 @@ impl Store for LocalStore {
             cheap_ranges: true,
             remote: self.remote,
             parallelism: if self.remote { 16 } else { 4 },
+            exact_lengths: true,
         }
     }
 

@@ -157,6 +157,9 @@ pub struct StoreTraits {
     pub remote: bool,
     /// How many requests may usefully be in flight at once.
     pub parallelism: usize,
+    /// The lengths that are told of files that were not read are those of their content. When false, a
+    /// file can be somewhat shorter.
+    pub exact_lengths: bool,
 }
 
 /// How long a copy of an object is good: what a read may be answered from instead of the storage.

@@ -26,9 +26,17 @@ impl JsonFile {
         let Some(listed) = listing.find(point) else {
             return Ok(None);
         };
-        let Some(meta) = vm.point_meta(listed)? else {
+        let Some(mut meta) = vm.point_meta(listed)? else {
             return Ok(None);
         };
+        if !vm.store().traits().exact_lengths {
+            let Some(point) = vm.read_point(listed)? else {
+                return Ok(None);
+            };
+            // What cannot be read at all says so when it is opened.
+            let read = point.json_meta.filter(|read| read.version == meta.version);
+            meta = read.unwrap_or(meta);
+        }
         let path = vm.json_path(point);
         Ok(Some(JsonFile {
             vm,

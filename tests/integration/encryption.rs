@@ -2,14 +2,18 @@
 //! of them is there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brfs::codec::aead::Key;
 use brfs::error::ErrorKind;
-use brfs::repo::open_encrypted;
+use brfs::image::DiskContext;
+use brfs::repo::{Catalogue, open_encrypted};
 use brfs::store::{EntryKind, LocalStore, Store, StorePath, Validity};
+use brfs::views::repository_root_with;
 
 use crate::seal::{KEY, seal};
 use crate::tempdir::TempDir;
+use crate::tree_walk::{must_find, names, read_all};
 
 const ALGORITHMS: [&str; 3] = ["chacha20-poly1305", "aes-256-gcm", "aes-256-cbc"];
 const OTHER_KEY: &str = "abcdef0123456789abcdef0123456789";
@@ -238,5 +242,28 @@ fn what_xen_orchestra_sealed_opens_completely() {
             }
         }
         assert!(files > 50, "{files}");
+    }
+}
+
+/// Padding hides how long a file is until it is read; what is shown has its real length all the same.
+#[test]
+fn metadata_is_shown_with_its_length_whatever_the_padding() {
+    for algorithm in ALGORITHMS {
+        let dir = repository(algorithm);
+        for less in 0..16 {
+            let json = format!("{{\"mode\":\"full\"{}}}", " ".repeat(16 - less));
+            let sealed = seal(algorithm, KEY, json.as_bytes());
+            dir.write(&format!("{VM}/20260301T013000Z.json"), &sealed);
+            let store = open_encrypted(local(&dir), key(KEY)).unwrap();
+            let disks = DiskContext::new(store.clone(), 8 << 20);
+            let catalogue = Catalogue::new(store, Duration::ZERO);
+            let root = repository_root_with(catalogue, disks, Default::default());
+            let vms = must_find(&root, "vms");
+            let vm = must_find(&vms, &names(&vms)[0]);
+            let file = must_find(&vm, "20260301T013000Z|backup.json");
+            let len = json.len() as u64;
+            assert_eq!(file.base().quick_attr().unwrap().size_bytes, len);
+            assert!(read_all(&file) == json.as_bytes(), "{algorithm} {less}");
+        }
     }
 }

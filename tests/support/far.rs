@@ -131,6 +131,7 @@ impl StoreLayer for FarStore {
             cheap_ranges: false,
             remote: true,
             parallelism: 64,
+            exact_lengths: true,
         }
     }
     fn describe(&self) -> String {

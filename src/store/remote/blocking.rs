@@ -173,6 +173,7 @@ impl<C: ObjectApi> Store for BlockingStore<C> {
             remote: true,
             // Shrinks while the storage asks for less, and read-ahead with it.
             parallelism: self.0.objects.parallelism(),
+            exact_lengths: true,
         }
     }
 
