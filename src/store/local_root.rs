@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self as rfs, FileType, Mode, OFlags};
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 /// How often the path is looked at while all is well: an old file system can go on answering after
@@ -48,8 +48,34 @@ struct MountEntry {
 enum Known {
     /// Some of its VMs.
     Vms(BTreeSet<OsString>),
-    /// A directory without VMs (a single disk's): its inode number.
-    Inode(u64),
+    /// What is in a directory without VMs (a single disk's). Its own inode number says little: the root
+    /// directories of most file systems of one type have the same.
+    Files(BTreeSet<Seen>),
+}
+
+/// An entry in one state. A copy of it on another file system is another one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    name: OsString,
+    inode: u64,
+    size: i64,
+    /// Last modification and last status change, in seconds and nanoseconds.
+    times: [i64; 4],
+}
+
+impl Known {
+    /// Whether this is the repository that was known before. Names of VMs are uuids, so one is proof.
+    /// Of a single disk, everything must be as it was: another version of it can have the same name and
+    /// uuid, and what is read of the two must not be mixed.
+    fn continues(&self, before: &Known) -> bool {
+        match (before, self) {
+            (Known::Vms(before), Known::Vms(now)) => before.is_empty() || !before.is_disjoint(now),
+            (Known::Files(before), Known::Files(now)) => {
+                !before.is_empty() && before.is_subset(now)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Where a repository is.
@@ -139,11 +165,7 @@ impl Place {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rfs::openat(&there, ".", flags, Mode::empty()).ok()?;
-        let same = match (self.known.as_ref()?, known(&fd)?) {
-            (Known::Vms(before), Known::Vms(now)) => before.is_empty() || !before.is_disjoint(&now),
-            (Known::Inode(before), Known::Inode(now)) => *before == now,
-            _ => false,
-        };
+        let same = known(&fd)?.continues(self.known.as_ref()?);
         same.then_some(Root {
             fd,
             mount: Some(now),
@@ -156,7 +178,7 @@ fn known(root: &OwnedFd) -> Option<Known> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let vms = match rfs::openat(root, VMS, flags, Mode::empty()) {
         Ok(vms) => vms,
-        Err(Errno::NOENT) => return Some(Known::Inode(rfs::fstat(root).ok()?.st_ino)),
+        Err(Errno::NOENT) => return files_in(root).map(Known::Files),
         Err(_) => return None,
     };
     let mut names = BTreeSet::new();
@@ -172,6 +194,34 @@ fn known(root: &OwnedFd) -> Option<Known> {
         }
     }
     Some(Known::Vms(names))
+}
+
+/// The entries of a directory; `None` when one of them cannot be looked at.
+fn files_in(dir: &OwnedFd) -> Option<BTreeSet<Seen>> {
+    let mut all = BTreeSet::new();
+    for entry in rfs::Dir::read_from(dir).ok()? {
+        let entry = entry.ok()?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rfs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        all.insert(Seen {
+            name: OsStr::from_bytes(name.to_bytes()).to_owned(),
+            inode: stat.st_ino,
+            size: stat.st_size,
+            times: [
+                stat.st_mtime,
+                stat.st_mtime_nsec as i64,
+                stat.st_ctime,
+                stat.st_ctime_nsec as i64,
+            ],
+        });
+        if all.len() >= KEPT_NAMES {
+            break;
+        }
+    }
+    Some(all)
 }
 
 /// The mount in which an open directory lies, by the kernel's notes and the mount table: neither asks
@@ -212,5 +262,23 @@ mod tests {
         assert_eq!(entry.at, b"/mnt/a\\040b");
         assert_eq!(entry.kind, b"nfs4");
         assert_eq!(find_entry(table, "4"), None);
+    }
+
+    #[test]
+    fn a_single_disk_is_known_again_only_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let look = || known(&rfs::open(dir.path(), OFlags::RDONLY, Mode::empty()).unwrap());
+        std::fs::write(at("disk.vhd"), b"one").unwrap();
+        let before = look().unwrap();
+        std::fs::write(at("notes"), b"").unwrap();
+        assert!(look().unwrap().continues(&before));
+        std::fs::write(at("copy"), b"one").unwrap();
+        std::fs::rename(at("copy"), at("disk.vhd")).unwrap();
+        assert!(!look().unwrap().continues(&before));
+        std::fs::remove_file(at("disk.vhd")).unwrap();
+        assert!(!look().unwrap().continues(&before));
+        std::fs::create_dir(at(VMS)).unwrap();
+        assert!(!look().unwrap().continues(&before));
     }
 }

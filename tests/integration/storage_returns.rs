@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use brfs::error::ErrorKind;
-use brfs::store::{LocalStore, Store, StorePath};
+use brfs::store::{LocalStore, Store, StorePath, Validity};
 use rustix::process::geteuid;
 
 use crate::support::mountpoint::{TempDir, can_mount, has_program, needs, sh};
@@ -77,6 +77,28 @@ fn what_is_mounted_again_is_taken_and_the_directory_below_never_is() {
         assert!(started.elapsed() < Duration::from_secs(20), "not taken");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The disks that are taken out of the building in turn hold images of one name, and often of one uuid.
+#[test]
+fn another_disk_with_an_image_of_the_same_name_is_never_taken() {
+    if !needs("root", geteuid().is_root()) {
+        return;
+    }
+    let dir = TempDir::new();
+    let point = Point::new(&dir);
+    let at = &point.0;
+    let image = at.join("disk.vhd");
+    tmpfs(at);
+    std::fs::write(&image, "one").unwrap();
+    let store = LocalStore::open(at).unwrap();
+    sh(&format!("umount -l {at:?}"));
+    tmpfs(at);
+    std::fs::write(&image, "two").unwrap();
+    std::thread::sleep(Duration::from_millis(2200));
+    let path = StorePath::new("disk.vhd").unwrap();
+    let (read, _) = store.read(&path, 3, Validity::Ask).unwrap();
+    assert_eq!(&read[..], b"one");
 }
 
 #[test]
