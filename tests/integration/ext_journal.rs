@@ -149,7 +149,8 @@ fn a_journal_that_nobody_needs_is_not_looked_at() {
     assert_eq!(shown(&inside(&journal)).unwrap(), BEFORE);
 }
 
-/// Damage of the last transaction is a machine that stopped; of one before it, it is damage.
+/// A commit is written after all else has reached the disk. Where it may come before, a last transaction that does not
+/// hold is one of a machine that stopped.
 #[test]
 fn damage_is_told_from_a_transaction_that_was_being_written() {
     for (sums, wide) in ALL.into_iter().filter(|(sums, _)| *sums != Sums::None) {
@@ -182,16 +183,45 @@ fn damage_is_told_from_a_transaction_that_was_being_written() {
                 "{message}"
             );
             assert_eq!(shown(&damaged(false, 4)).unwrap(), BEFORE, "{message}");
-            match (sums, flaw) {
-                // A commit is written after all else has reached the disk.
-                (Sums::V2 | Sums::V3, "data") => {
-                    assert_eq!(
-                        error_of(&damaged(false, 0)).kind(),
-                        ErrorKind::Corrupt,
-                        "{message}"
-                    );
+            let error = error_of(&damaged(false, 0));
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
+        }
+    }
+}
+
+/// What is left of the journal of a file system that was here before, where the log would go on.
+#[test]
+fn a_transaction_from_before_the_last_one_is_left_over() {
+    for (sums, wide) in ALL.into_iter().filter(|(sums, _)| *sums != Sums::None) {
+        for (flaw, block) in [("descriptor", 4), ("data", 5), ("commit", 6)] {
+            if sums == Sums::V1 && flaw == "commit" {
+                continue;
+            }
+            let shown_at = |second: u64| {
+                let mut journal = Journal::new(sums, wide, 0, 0);
+                journal.time = 1_700_000_000;
+                journal.blocks(&[(A, &[b'x'; BLOCK])]);
+                journal.commit();
+                journal.time = second;
+                journal.blocks(&[(A + 1, &[b'y'; BLOCK])]);
+                journal.commit();
+                journal.bytes[block * BLOCK + 600] ^= 0x10;
+                shown(&inside(&journal))
+            };
+            let message = format!("{sums:?} {wide} {flaw}");
+            // A data block alone: the commit is of this file system.
+            let is_own = flaw == "data" && sums != Sums::V1;
+            for (second, is_old) in [(1_699_999_999, !is_own), (1_700_000_000, false)] {
+                match shown_at(second) {
+                    Ok(all) => {
+                        assert!(is_old, "{message}");
+                        assert_eq!(all, ["0=x1024", "1=b1024", "2=c1024"], "{message}");
+                    }
+                    Err(error) => {
+                        assert!(!is_old, "{message}");
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "{message}");
+                    }
                 }
-                _ => assert_eq!(shown(&damaged(false, 0)).unwrap(), BEFORE, "{message}"),
             }
         }
     }
@@ -310,10 +340,37 @@ fn fast_commits_come_on_top() {
     // A commit counts when its end is there.
     for (cut, before) in [(0, 3), (1, 4)] {
         let mut journal = fast(&commits);
-        journal.bytes[(FAST + cut) * BLOCK + 20] ^= 1;
+        journal.bytes[(FAST + cut) * BLOCK..][..BLOCK].fill(0);
         let all = shown(&inside(&journal)).unwrap();
         assert_eq!(all.len(), before, "{all:?}");
         assert!(all.contains(&"2=x1024".to_string()));
+        // With its end, and damaged: not one that was being written.
+        let mut journal = fast(&commits);
+        journal.bytes[(FAST + cut) * BLOCK + 20] ^= 1;
+        let error = error_of(&inside(&journal));
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("older state"), "{error}");
+    }
+}
+
+/// A file that got its first name by a fast commit (`O_TMPFILE`): its blocks were committed before, with no link.
+#[test]
+fn a_file_that_had_no_name_keeps_its_blocks() {
+    let block = extent(1, A as u32);
+    let file = |links, generation: u8| {
+        let mut raw = inode(0o100_644, BLOCK as u32, links, 2, EXTENTS, &block);
+        raw[0x64] = generation;
+        raw
+    };
+    for (generation, content) in [(5, "new=a1024"), (6, "new=\\x001024")] {
+        let journal = fast(&[vec![
+            tags::link(2, 20, "new"),
+            tags::inode(20, &file(1, generation)),
+        ]]);
+        let mut volume = Volume::new();
+        volume.set_inode(20, &file(0, 5));
+        let all = shown(&[("xvda", volume.with(&journal))]).unwrap();
+        assert_eq!(all, ["0=a1024", "1=b1024", "2=x1024", content]);
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Journal {
     /// Where the next block goes.
     pub at: usize,
     pub sequence: u32,
+    /// When transactions are committed, in seconds.
+    pub time: u64,
     /// The first block of the log, and the first after it.
     first: usize,
     end: usize,
@@ -146,6 +148,7 @@ impl Journal {
             wide,
             at: at + 1,
             sequence: 7,
+            time: 0,
             first: at + 1,
             end,
             running: u32::MAX,
@@ -271,6 +274,7 @@ impl Journal {
     /// Ends a transaction.
     pub fn commit(&mut self) {
         let mut block = self.head(2);
+        put(&mut block, 48, &self.time.to_be_bytes());
         match self.sums {
             Sums::None => {}
             Sums::V1 => {

@@ -263,13 +263,17 @@ impl Changes {
 
 /// Whether an inode number was given to another file between two states of it.
 fn is_another(before: &[u8], after: &[u8]) -> bool {
-    if le16(before, 0) == 0 || le16(before, LINKS) == 0 {
+    if le16(before, 0) == 0 {
         return true;
+    }
+    let has_other_generation = before.get(GENERATION) != after.get(GENERATION);
+    // No name leads there: a file that was deleted, or one that had none yet (`O_TMPFILE`) and keeps its blocks.
+    if le16(before, LINKS) == 0 {
+        return has_other_generation;
     }
     // A generation can be set by hand; when a file was made cannot.
     let has_created = le16(after, EXTRA_BYTES) >= 20;
-    before.get(GENERATION) != after.get(GENERATION)
-        && (!has_created || before.get(CREATED) != after.get(CREATED))
+    has_other_generation && (!has_created || before.get(CREATED) != after.get(CREATED))
 }
 
 /// Whether an inode without extents has pointers to blocks: no device, pipe or socket, nor a link or content that is

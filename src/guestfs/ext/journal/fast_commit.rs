@@ -73,7 +73,8 @@ pub(super) type FastCommit = Vec<Change>;
 /// Reads the fast commits on top of the log, whose next transaction is `next`.
 ///
 /// # Errors
-/// `Unsupported` for features that are not known, and whatever kept the blocks from being read.
+/// `Corrupt` for a commit that has its end and is damaged all the same, `Unsupported` for features that are not known,
+/// and whatever kept the blocks from being read.
 pub(super) fn read(place: &Place, area: Range<u64>, next: u32) -> Result<Vec<FastCommit>> {
     if (area.end - area.start).saturating_mul(place.block_bytes()) > MAX_AREA_BYTES {
         return Err(Error::new(
@@ -153,8 +154,14 @@ impl Parser {
                         return Ok(false);
                     };
                     let sum = crc32c_update(self.sum, summed);
-                    if le32(value, 0) != self.next || le32(value, 4) != sum {
+                    if le32(value, 0) != self.next {
                         return Ok(false);
+                    }
+                    // It is written when all before it has reached the disk.
+                    if le32(value, 4) != sum {
+                        return Err(Error::corrupt(
+                            "a fast commit of the journal has a wrong checksum; without it an older state would be shown",
+                        ));
                     }
                     self.done.push(std::mem::take(&mut self.open));
                     self.sum = 0;

@@ -18,9 +18,11 @@ const REVOKE: u32 = 5;
 const TAG_ESCAPED: u32 = 1;
 const TAG_SAME_UUID: u32 = 2;
 const TAG_LAST: u32 = 8;
-/// In a commit block: the kind of its sum, the length of it, and the sum.
+/// In a commit block: the kind of its sum, the length of it, the sum, and the time in seconds and nanoseconds.
 const COMMIT_KIND: usize = 12;
 const COMMIT_SUM: usize = 16;
+const COMMIT_SECONDS: usize = 48;
+const COMMIT_NANOSECONDS: usize = 56;
 
 /// A block of the journal that counts in place of one of the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +76,10 @@ fn is_after(a: u32, b: u32) -> bool {
 /// Reads the log.
 ///
 /// # Errors
-/// `Corrupt` when it makes no sense: also when a transaction is damaged and a later one is not, as then it is not
-/// one that was being written.
+/// `Corrupt` when it makes no sense: also when a transaction has its commit and is damaged all the same. A commit is
+/// written when all before it has reached the disk, so it is not one that was being written, and without it an older
+/// state would be shown. Where commits may come before what they commit, only one that is followed by a sound one is
+/// known to be damaged.
 pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log> {
     let mut reader = Reader {
         blocks: Blocks::new(place),
@@ -89,6 +93,7 @@ pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log>
     let mut open = Open::default();
     // The first transaction that does not count, and why.
     let mut failed: Option<(u32, &'static str)> = None;
+    let mut last_time = (0, 0);
     while superblock.start != 0 && reader.left > 0 {
         let block = reader.blocks.get(reader.at)?.to_vec();
         if be32(&block, 0) != MAGIC || be32(&block, 8) != sequence {
@@ -104,6 +109,7 @@ pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log>
                     .damaged
                     .or_else(|| reader.commit_fault(&block, &ended))
                     .or_else(|| reader.torn(&ended));
+                let time = commit_time(&block);
                 match (damaged, failed) {
                     (None, Some((failed, why))) => {
                         return Err(Error::corrupt(format!(
@@ -118,6 +124,14 @@ pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log>
                             }
                         }
                         writes.extend(ended.writes);
+                        last_time = time;
+                    }
+                    // Left over from a file system that was here before, as it is from before the last one.
+                    (Some(_), None) if time < last_time => break,
+                    (Some(why), None) if !superblock.asynchronous => {
+                        return Err(Error::corrupt(format!(
+                            "transaction {sequence} of the journal is damaged ({why}); without it an older state would be shown"
+                        )));
                     }
                     (Some(why), None) => failed = Some((sequence, why)),
                     (Some(_), Some(_)) => {}
@@ -138,6 +152,13 @@ pub(super) fn read(place: &Place, superblock: &JournalSuperblock) -> Result<Log>
         moved,
         next: sequence,
     })
+}
+
+/// When a transaction was committed.
+fn commit_time(block: &[u8]) -> (u64, u32) {
+    let high = u64::from(be32(block, COMMIT_SECONDS));
+    let seconds = high << 32 | u64::from(be32(block, COMMIT_SECONDS + 4));
+    (seconds, be32(block, COMMIT_NANOSECONDS))
 }
 
 /// The newest write of each block that was not revoked since.
