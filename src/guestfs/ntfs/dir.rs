@@ -101,13 +101,22 @@ impl Index {
         self.root.len() + bitmap + 1024
     }
 
+    fn blocks(&self) -> Result<&Blocks> {
+        let blocks = self.blocks.as_ref();
+        blocks.ok_or_else(|| bad("an index lacks its blocks"))
+    }
+
     /// The entries from `cursor` on (0, or what the last part gave), and where to go on.
     pub fn part(&self, cursor: u64) -> Result<(Vec<Entry>, Option<u64>)> {
         let mut found = Vec::new();
         let mut keep = |bytes: &[u8], header| -> Result<usize> {
-            let nodes = nodes(bytes, header)?;
-            let entries = nodes.into_iter().filter_map(|node| node.entry);
-            found.extend(entries.filter(Entry::is_listed));
+            for node in nodes(bytes, header)? {
+                // A block that the bitmap has lost would be missing without a word.
+                if let Some(child) = node.child {
+                    self.blocks()?.number_of(child)?;
+                }
+                found.extend(node.entry.filter(Entry::is_listed));
+            }
             Ok(found.len())
         };
         if cursor == 0 {
@@ -171,10 +180,7 @@ impl Index {
             let Some(child) = below.pop() else {
                 return Ok(None);
             };
-            let blocks = self.blocks.as_ref();
-            block = blocks
-                .ok_or_else(|| bad("an index lacks its blocks"))?
-                .by_place(child)?;
+            block = self.blocks()?.by_place(child)?;
             (bytes, header) = (&block[..], BLOCK_HEADER);
         }
         Err(bad("an index goes in a circle"))
@@ -237,14 +243,18 @@ impl Blocks {
         }
     }
 
-    /// The block that an entry names as its child.
-    fn by_place(&self, vcn: u64) -> Result<Vec<u8>> {
-        let number = vcn
-            .checked_mul(self.vcn_bytes)
+    /// The number of the block that an entry names as its child.
+    fn number_of(&self, vcn: u64) -> Result<u64> {
+        vcn.checked_mul(self.vcn_bytes)
             .filter(|at| at % self.block_bytes == 0)
             .map(|at| at / self.block_bytes)
             .filter(|&number| self.is_in_use(number))
-            .ok_or_else(|| bad("an index entry names a block that is not there"))?;
+            .ok_or_else(|| bad("an index entry names a block that is not there"))
+    }
+
+    /// The block that an entry names as its child.
+    fn by_place(&self, vcn: u64) -> Result<Vec<u8>> {
+        let number = self.number_of(vcn)?;
         let mut block = self.read(number, 1)?;
         self.check(&mut block, number)?;
         Ok(block)
@@ -348,6 +358,48 @@ mod tests {
             let mut damaged = good.clone();
             damaged[at] = value;
             assert!(nodes(&damaged, ROOT_HEADER).is_err(), "{at} {value}");
+        }
+    }
+
+    #[test]
+    fn a_listing_does_not_pass_over_a_block_that_the_bitmap_has_lost() {
+        const BLOCK: usize = 4096;
+        // A root whose last entry has the block behind `child` clusters below it.
+        let root_over = |child: u64| {
+            let mut root = root(&["z"]);
+            let (last, used) = (root.len() - 16, root.len() - 16 + 8);
+            root[last + 8] = 24;
+            root[last + 12] = 3;
+            root[20..24].copy_from_slice(&(used as u32).to_le_bytes());
+            root.extend(child.to_le_bytes());
+            root
+        };
+        let entries = root(&["a"])[32..].to_vec();
+        let mut block = vec![0; BLOCK];
+        block[..4].copy_from_slice(b"INDX");
+        block[24] = 40;
+        block[28..32].copy_from_slice(&(40 + entries.len() as u32).to_le_bytes());
+        block[64..64 + entries.len()].copy_from_slice(&entries);
+        super::super::record::tests::protect(&mut block, 40);
+        let listed = |bitmap: Option<u8>, child| {
+            let index = Index {
+                root: root_over(child),
+                blocks: bitmap.map(|bits| Blocks {
+                    content: Arc::new(block.clone()),
+                    bitmap: vec![bits],
+                    block_bytes: BLOCK as u64,
+                    vcn_bytes: 1024,
+                }),
+            };
+            let (entries, next) = index.part(0)?;
+            assert_eq!(next, None);
+            let names = entries.into_iter().map(|entry| entry.name);
+            Ok::<_, crate::error::Error>(names.collect::<Vec<_>>())
+        };
+        assert_eq!(listed(Some(1), 0).unwrap(), [ascii(b"z"), ascii(b"a")]);
+        for (bitmap, child) in [(Some(0), 0), (Some(1), 4), (Some(1), 1), (None, 0)] {
+            let error = listed(bitmap, child).unwrap_err();
+            assert_eq!(error.kind(), crate::error::ErrorKind::Corrupt);
         }
     }
 
