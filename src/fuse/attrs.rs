@@ -15,7 +15,7 @@ pub(super) struct Ownership {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) umask: u16,
-    /// The kernel goes by access control lists.
+    /// The kernel goes by access control lists: users are held to what the guest allows.
     pub(super) acls: bool,
 }
 
@@ -33,6 +33,11 @@ impl Ownership {
             perm: match attr.kind {
                 // Links have no permissions of their own; everything else shows 0777, so do we.
                 NodeKind::Symlink => 0o777,
+                // Disks, volumes and metadata as they are stored: whoever reads them reads what the guest keeps from
+                // them.
+                NodeKind::File if self.acls && attr.uid.is_none() => {
+                    attr.permissions & 0o7700 & !self.umask
+                }
                 _ => attr.permissions & 0o7777 & !self.umask,
             },
             nlink: attr.links,
@@ -76,5 +81,23 @@ mod tests {
         assert_eq!((shown.size, shown.blocks), (1 << 40, 2));
         attr.uid = Some(0);
         assert_eq!(ownership.file_attr(5, &attr).uid, 0);
+    }
+
+    #[test]
+    fn stored_bytes_are_the_owners_alone_where_users_are_held_to_the_guests_modes() {
+        let perm = |acls, kind, uid| {
+            let ownership = Ownership {
+                uid: 0,
+                gid: 0,
+                umask: 0,
+                acls,
+            };
+            let file = Attr::file(1, 1, SystemTime::UNIX_EPOCH);
+            ownership.file_attr(5, &Attr { kind, uid, ..file }).perm
+        };
+        assert_eq!(perm(false, NodeKind::File, None), 0o444);
+        assert_eq!(perm(true, NodeKind::File, None), 0o400);
+        assert_eq!(perm(true, NodeKind::File, Some(0)), 0o444);
+        assert_eq!(perm(true, NodeKind::Dir, None), 0o444);
     }
 }

@@ -391,6 +391,12 @@ fn nobody_is_admitted_to_what_the_guest_keeps_from_others() {
         root.join("lost+found")
     ));
     assert_eq!(sh(&format!("{user} cat {:?}", root.join("mode-2644"))), "m");
+    // Nor to the disk that it is on.
+    for raw in ["xvda.raw", "xvda/part2.raw"] {
+        let raw = m.point(0).join(raw);
+        sh(&format!("test -n \"$(head -c 512 {raw:?} | base64)\""));
+        sh(&format!("(! {user} head -c 1 {raw:?} 2>/dev/null)"));
+    }
 }
 
 /// All of it without root: an ordinary user mounts with `fusermount3`.
