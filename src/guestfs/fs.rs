@@ -60,7 +60,7 @@ pub struct Batch {
 }
 
 /// A guest's file system, read-only. Calls block, may be made from several threads at once, and may
-/// panic on hostile volumes: everything outside this module goes through [`host::pool::Pooled`].
+/// panic on hostile volumes: everything outside this module goes through [`Pooled`](super::host::pool::Pooled).
 pub trait GuestFs: Send + Sync {
     /// The root directory.
     fn root(&self) -> GuestInode;

@@ -1,6 +1,6 @@
 //! Chunks: which bytes of which devices a range of logical addresses is stored in.
 //!
-//! Pure arithmetic on what was parsed; [`super::space`] reads. Source: `struct btrfs_chunk` in Linux'
+//! Pure arithmetic on what was parsed; `space` reads. Source: `struct btrfs_chunk` in Linux'
 //! `btrfs_tree.h`, `btrfs_check_chunk_valid` in `tree-checker.c`, `btrfs_map_block` in `volumes.c`.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! btrfs, on one device or several.
 //!
-//! Flow: [`devices`] finds the devices and the [`superblock`] that counts → [`chunk`]s say what of which device
-//! a logical address is → [`space`] reads there, working out by [`parity`] what is missing → [`tree`] walks the
+//! Flow: `devices` finds the devices and the `superblock` that counts → [`chunk`]s say what of which device
+//! a logical address is → `space` reads there, working out by `parity` what is missing → `tree` walks the
 //! trees, each [`block`] proved by its [`checksum`] → [`roots`] says which trees there are → [`file`] reads
 //! contents, each sector verified. The records in the trees have a file each: [`inode`], [`dir_item`],
 //! [`extent`]; they are filed by [`key`]s.
