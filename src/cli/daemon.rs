@@ -15,9 +15,9 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::mount::Request;
 use super::output::escape;
 use super::redact_args::HIDDEN_URL;
+use super::request::Request;
 use crate::fuse;
 
 /// What the serving process says, a line for each, before it closes its standard output.

@@ -10,7 +10,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::mount::Request;
+use super::request::Request;
 
 /// The system's log listens here, whichever daemon it is.
 const SYSLOG: &str = "/dev/log";

@@ -352,6 +352,25 @@ pub(super) struct DiskRow {
     pub problems: Vec<String>,
 }
 
+impl OpenSingle {
+    /// The row of the disk.
+    pub(super) fn row(&self) -> DiskRow {
+        let links = self.disk.links();
+        DiskRow {
+            name: "disk.raw".to_owned(),
+            vdi_uuid: None,
+            vdi_name: None,
+            vdi_type: None,
+            path: Some(self.single.inside.as_str().to_owned()),
+            size: Some(self.disk.len_bytes()),
+            format: links.first().map(|l| l.format),
+            compression: links.first().map(|l| l.compression),
+            chain_length: Some(links.len()),
+            problems: self.disk.problems(&links),
+        }
+    }
+}
+
 /// Opens a disk of a restore point.
 pub(super) fn open_disk(
     context: &Arc<DiskContext>,

@@ -15,6 +15,7 @@ mod mount;
 mod open_view;
 pub mod output;
 mod redact_args;
+mod request;
 pub mod select;
 mod serve;
 mod single;

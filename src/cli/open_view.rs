@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use super::mount::Request;
+use super::request::Request;
 use super::single::{Single, single_disk};
 use super::storage_args::Repository;
 use crate::config::Location;

@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::daemon::Outcome;
-use super::mount::Request;
 use super::output::{escape, told};
+use super::request::Request;
 use super::{logging, open_view};
 use crate::fuse::{self, MountOptions, Unmounter};
 use crate::store::notice;

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::ls::DiskRow;
 use crate::config::{Location, StoreOptions};
 use crate::image::{Disk, DiskContext, is_image_name};
-use crate::io::ReadAt;
 use crate::repo::layout::VM_BACKUPS;
 use crate::repo::open_encrypted;
 use crate::store::StorePath;
@@ -122,23 +120,4 @@ fn last_part(dir: &mut String) -> Option<String> {
     };
     *dir = above;
     (!name.is_empty()).then_some(name)
-}
-
-impl OpenSingle {
-    /// The row of the disk.
-    pub(super) fn row(&self) -> DiskRow {
-        let links = self.disk.links();
-        DiskRow {
-            name: "disk.raw".to_owned(),
-            vdi_uuid: None,
-            vdi_name: None,
-            vdi_type: None,
-            path: Some(self.single.inside.as_str().to_owned()),
-            size: Some(self.disk.len_bytes()),
-            format: links.first().map(|l| l.format),
-            compression: links.first().map(|l| l.compression),
-            chain_length: Some(links.len()),
-            problems: self.disk.problems(&links),
-        }
-    }
 }
