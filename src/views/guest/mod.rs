@@ -1,7 +1,7 @@
 //! What is inside the disks of a machine, as a tree: partitions, volumes over several disks, guest files.
 //!
-//! Flow: `volume` says what lies on a disk → [`disk`] and [`over_disks`] show it → `guestfs` opens the file systems in it →
-//! [`files`] shows what they hold. Nothing here does I/O for a mere name.
+//! Flow: `volume` says what lies on a disk → `disk` and `over_disks` show it → `guestfs` opens the file systems in it →
+//! `files` shows what they hold. Nothing here does I/O for a mere name.
 
 mod attributes;
 mod context;
