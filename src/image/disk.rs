@@ -51,7 +51,7 @@ impl DiskContext {
         path: &StorePath,
         guard: Option<RestorePointGuard>,
     ) -> Result<Arc<Disk>> {
-        let chain = chain::link(&self.registry, &self.store, path, guard.clone())?;
+        let chain = chain::linker::link(&self.registry, &self.store, path, guard.clone())?;
         Ok(Arc::new(Disk {
             context: Arc::clone(self),
             path: path.clone(),
@@ -208,7 +208,7 @@ impl Disk {
             return Ok(current);
         }
         let (registry, store) = (&self.context.registry, &self.context.store);
-        let fresh = chain::link(registry, store, &self.path, self.guard.clone())?;
+        let fresh = chain::linker::link(registry, store, &self.path, self.guard.clone())?;
         if fresh.links[0].image().uuid() != stale.links[0].image().uuid()
             || fresh.size() != stale.size()
         {

@@ -9,9 +9,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::ViewContext;
+use super::context::{ViewContext, point_time};
 use super::nodes::{Link, entry, identity, stream, stream_until};
-use super::vms::point_time;
 use crate::error::{ErrorKind, Result};
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;

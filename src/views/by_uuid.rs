@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::ViewContext;
+use super::context::ViewContext;
 use super::nodes::{Link, entry, identity, stream_until};
 use crate::error::Result;
 use crate::repo::catalogue::NamedVm;

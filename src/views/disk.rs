@@ -4,9 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::ViewContext;
+use super::context::{ViewContext, point_time};
 use super::nodes::{Xattrs, is_ours, point_identity};
-use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Disk;
 use crate::io::ReadAt;

@@ -11,6 +11,9 @@ use crate::repo::layout::MAX_METADATA_BYTES;
 use crate::store::{Meta, StorePath, StoredFile, Validity};
 use crate::tree::{Attr, Base, File, Identity};
 
+/// The metadata as stored.
+pub(super) const BACKUP_JSON: &str = "backup.json";
+
 /// The metadata file of a restore point, in one of its states.
 pub(super) struct JsonFile {
     vm: Arc<Vm>,

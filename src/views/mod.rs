@@ -15,6 +15,7 @@ mod bare;
 mod by_date;
 mod by_uuid;
 mod children;
+mod context;
 mod disk;
 pub mod guest;
 mod json_file;
@@ -39,17 +40,9 @@ pub use windows::with_windows_names;
 use crate::image::DiskContext;
 use crate::repo::{Catalogue, OpenRepository};
 use crate::tree::Node;
+use context::ViewContext;
 use guest::{GuestOptions, Guests};
 use nodes::StaticDir;
-
-/// What all nodes of a mount share.
-pub(crate) struct ViewContext {
-    pub(crate) catalogue: Catalogue,
-    pub(crate) disks: DiskPool,
-    pub(crate) guests: Guests,
-    /// When the mount was made: the time of directories that have none of their own.
-    pub(crate) since: SystemTime,
-}
 
 /// The root of a mounted repository. Listings of remote storage are re-made when they are older
 /// than `refresh`; those of local storage practically always. Does no I/O.

@@ -3,21 +3,17 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::ViewContext;
 use super::children::{Child, Children};
+use super::context::{ViewContext, point_time};
 use super::disk::DiskFile;
 use super::guest::Over;
-use super::json_file::JsonFile;
+use super::json_file::{BACKUP_JSON, JsonFile};
 use super::nodes::{Xattrs, is_ours, point_identity};
 use super::point_guests;
-use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::repo::{RestorePoint, Vm};
 use crate::store::Version;
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
-
-/// The metadata as stored.
-pub(super) const BACKUP_JSON: &str = "backup.json";
 
 /// The directory of a restore point: its metadata and its disks.
 pub(super) struct PointDir {

@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::ViewContext;
+use super::context::{ViewContext, point_time};
 use super::disk::DiskFile;
 use super::guest::{Machine, OpenDisk, Over, PointDisks, identity_of_disk, identity_of_disks};
+use super::json_file::BACKUP_JSON;
 use super::nodes::point_identity;
-use super::point::BACKUP_JSON;
-use super::vms::point_time;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::DiskStreams;
 use crate::io::ReadAt;

@@ -2,16 +2,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use super::ViewContext;
+use super::context::{ViewContext, point_time};
 use super::link_dir::LinkDir;
 use super::nodes::{Link, Xattrs, entry, identity, is_ours, point_identity, stream_until};
 use super::point::PointDir;
 use crate::error::Result;
 use crate::parallel::parallel_map;
 use crate::repo::catalogue::NamedVm;
-use crate::repo::{PointRef, Vm, date};
+use crate::repo::{PointRef, Vm};
 use crate::store::LinkFault;
 use crate::tree::{Attr, Base, DirStream, Directory, Identity, Node, NodeKind};
 
@@ -68,11 +67,6 @@ impl Directory for VmsDir {
 
 fn vm_identity(vm: &Vm) -> Identity {
     identity(&["vm", vm.folder()], None)
-}
-
-/// The time of a restore point, for nodes that know its name only.
-pub(super) fn point_time(name: &str, otherwise: SystemTime) -> SystemTime {
-    date::system_time(name).unwrap_or(otherwise)
 }
 
 /// What keeps a VM's directory from being shown in full.

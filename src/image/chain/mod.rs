@@ -7,7 +7,7 @@
 //! image.
 
 mod link;
-mod linker;
+pub(in crate::image) mod linker;
 mod merge;
 pub mod merge_state;
 mod owner_map;
@@ -16,7 +16,6 @@ mod read;
 mod table_pages;
 
 pub(in crate::image) use link::ChainLink;
-pub(in crate::image) use linker::link;
 pub(in crate::image) use owner_map::Owner;
 pub(in crate::image) use read::{BlockSource, Source};
 

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::vhd::SECTOR_BYTES;
+/// Bytes of a footer, and of every VHD sector.
+pub const SECTOR_BYTES: u64 = 512;
 use crate::error::Result;
 
 /// Sets bit `n` of an array of words (least significant bit first: our own, never stored).

@@ -70,7 +70,7 @@ impl Registry {
     fn open_data(&self, path: &StorePath, listed: Option<&Meta>) -> Result<Arc<Image>> {
         let id = self.new_id();
         let open_file = |listed| -> Result<Arc<Image>> {
-            let opened = vhd_file::open(&self.store, path, listed, id, &self.pages)?;
+            let opened = vhd_file::open::open(&self.store, path, listed, id, &self.pages)?;
             Ok(self.share(path, id, opened))
         };
         // A listing that tells a state has seen a file.
@@ -92,7 +92,7 @@ impl Registry {
 
     fn open_dir(&self, path: &StorePath) -> Result<Arc<Image>> {
         let id = self.new_id();
-        let opened = vhd_directory::open(&self.store, path, id, &self.pages)?;
+        let opened = vhd_directory::open::open(&self.store, path, id, &self.pages)?;
         Ok(self.share(path, id, opened))
     }
 

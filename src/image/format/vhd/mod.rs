@@ -9,8 +9,7 @@ pub(in crate::image) mod parent_locator;
 use crate::error::{Error, Result};
 use crate::image::uuid::Uuid;
 
-/// Bytes of a footer, and of every VHD sector.
-pub const SECTOR_BYTES: u64 = 512;
+pub use super::bitmap::SECTOR_BYTES;
 /// Bytes of a footer.
 pub const FOOTER_BYTES: usize = 512;
 /// Bytes of a dynamic disk header.

@@ -6,12 +6,11 @@
 mod block;
 mod examine;
 mod listing;
-mod open;
+pub(in crate::image) mod open;
 mod parts;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-pub(in crate::image) use self::open::open;
 use super::vhd::ParentLocator;
 use super::vhd::parent_locator::{self, MAX_LOCATOR_BYTES};
 use super::{Examined, Fetched, Flaws, ImageFormat, InPlace, SectorRead, Stability};

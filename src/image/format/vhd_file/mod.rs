@@ -6,14 +6,13 @@
 //! same after it as before it (see [`VhdFile::read_in_place`]). Where every request takes a round
 //! trip, blocks are fetched whole instead (see [`whole_block`]).
 
-mod open;
+pub(in crate::image) mod open;
 mod whole_block;
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-pub(in crate::image) use self::open::open;
 use super::vhd::parent_locator::{self, MAX_LOCATOR_BYTES};
 use super::vhd::{BAT_UNUSED, FOOTER_BYTES, HEADER_BYTES, ParentLocator, SECTOR_BYTES};
 use super::{Fetched, ImageFormat, InPlace, SectorRead, Stability};
