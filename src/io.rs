@@ -142,16 +142,21 @@ impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
     }
 }
 
+/// Fills `buf` from bytes in memory.
+fn copy_from(bytes: &[u8], buf: &mut [u8], offset: u64) -> Result<()> {
+    check_range(offset, buf.len() as u64, bytes.len() as u64)?;
+    let start = offset as usize;
+    buf.copy_from_slice(&bytes[start..start + buf.len()]);
+    Ok(())
+}
+
 /// Bytes in memory.
 impl ReadAt for Bytes {
     fn len_bytes(&self) -> u64 {
         self.len() as u64
     }
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(offset, buf.len() as u64, self.len_bytes())?;
-        let start = offset as usize;
-        buf.copy_from_slice(&self[start..start + buf.len()]);
-        Ok(())
+        copy_from(self, buf, offset)
     }
     fn read_chunk_at(&self, buf: &mut [u8], offset: u64) -> Result<Chunk> {
         check_range(offset, buf.len() as u64, self.len_bytes())?;
@@ -168,9 +173,6 @@ impl ReadAt for Vec<u8> {
         self.len() as u64
     }
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        check_range(offset, buf.len() as u64, self.len_bytes())?;
-        let start = offset as usize;
-        buf.copy_from_slice(&self[start..start + buf.len()]);
-        Ok(())
+        copy_from(self, buf, offset)
     }
 }

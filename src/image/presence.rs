@@ -60,7 +60,7 @@ impl BlockChecks {
                     any_missing = true;
                     let is = if missing.len() == 1 { "is" } else { "are" };
                     told.push(format!(
-                        "{} {is} missing, which its table announces",
+                        "{} {is} missing, but allocated in the table",
                         name_blocks(&missing)
                     ));
                 }

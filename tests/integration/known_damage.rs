@@ -143,7 +143,7 @@ fn info_finds_blocks_that_are_missing_or_empty_without_reading() {
         assert_eq!(code, 1);
         for point in 0..3 {
             let told = problems(&report, point, "xvda.raw");
-            let missing = format!("block {gone} is missing, which its table announces");
+            let missing = format!("block {gone} is missing, but allocated in the table");
             assert!(told.contains(&missing), "{filter:?} {point}: {told}");
             let wrong = format!("block {emptied}: is empty");
             assert_eq!(
