@@ -7,11 +7,9 @@ use std::sync::Arc;
 
 use crate::guest_support::{context_of, golden};
 use crate::support::brfs::{BrfsMount, brfs_json};
-use crate::support::chain::Chain;
+use crate::support::guest::write_repository;
 use crate::support::md;
 use crate::support::mountpoint::{TempDir, can_mount};
-use crate::support::repo::Vm;
-use crate::support::rng::Rng;
 use crate::support::table::{mbr, write_gpt};
 use brfs::error::{Error, ErrorKind, Result};
 use brfs::io::ReadAt;
@@ -365,26 +363,6 @@ fn damage_at_the_end_of_a_disk_hides_no_partition() {
     assert_eq!(error.kind(), ErrorKind::Transient);
 }
 
-/// A repository of a guest with these disks; also its restore point's date.
-fn repository(dir: &Path, disks: &[&[u8]]) -> String {
-    let mut rng = Rng::new(0xD15C);
-    let mut vm = Vm::new(&mut rng, "guest");
-    let mut date = String::new();
-    for bytes in disks {
-        let mut chain = Chain::new();
-        let layer = chain.push(&mut rng, bytes.len() as u64);
-        for (piece, at) in bytes.chunks(4096).zip((0u64..).step_by(8)) {
-            if piece.iter().any(|&byte| byte != 0) {
-                layer.writes.write_bytes(at, piece);
-            }
-        }
-        date.clone_from(&layer.name);
-        vm.disk(&mut rng, "disk", chain);
-    }
-    vm.write(dir);
-    date
-}
-
 fn listed(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<String> = entries
@@ -406,7 +384,7 @@ fn volume_groups_and_arrays_are_listed_until_all_disks_are_known_to_hold_none() 
     let member = md::member(mirror(1, 5), 0, &vec![0x22; MIB]);
     for (second, kept) in [(&vec![0; 2 * MIB], vec![]), (&member, vec!["lvm", "md"])] {
         let dir = TempDir::new();
-        let date = repository(dir.path(), &[&table, second]);
+        let date = write_repository(dir.path(), &[&table, second]);
         let log = dir.path().join("log");
         let mount = BrfsMount::new(dir.path(), &["--log-file", log.to_str().unwrap()]);
         let vms = fs::read_dir(mount.join("vms")).unwrap();

@@ -12,10 +12,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::guest_support::context;
 use crate::guest_support::mounted::xattrs;
 use crate::support::brfs::BrfsMount;
-use crate::support::chain::Chain;
+use crate::support::guest::write_repository;
 use crate::support::mountpoint::{TempDir, can_mount, has_program, needs, sh};
-use crate::support::repo::Vm;
-use crate::support::rng::Rng;
 use brfs::error::{Error, ErrorKind, Result};
 use brfs::io::ReadAt;
 use brfs::tree::{Directory, Node};
@@ -232,22 +230,7 @@ fn what_is_damaged_is_there_closed_and_says_why() {
 
 /// A repository with one guest: `xvda` is the file system itself, `xvdb` has it in a partition.
 fn repository(dir: &Path, image: &[u8]) -> String {
-    let mut rng = Rng::new(0x700_700);
-    let mut vm = Vm::new(&mut rng, "guest");
-    let mut date = String::new();
-    for bytes in [image.to_vec(), partitioned(image)] {
-        let mut chain = Chain::new();
-        let layer = chain.push(&mut rng, bytes.len() as u64);
-        for (piece, at) in bytes.chunks(4096).zip((0u64..).step_by(8)) {
-            if piece.iter().any(|&byte| byte != 0) {
-                layer.writes.write_bytes(at, piece);
-            }
-        }
-        date.clone_from(&layer.name);
-        vm.disk(&mut rng, "disk", chain);
-    }
-    vm.write(dir);
-    date
+    write_repository(dir, &[image, &partitioned(image)])
 }
 
 #[test]

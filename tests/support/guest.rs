@@ -82,3 +82,23 @@ pub fn build(scratch: &Path, storages: &[Storage]) -> Guest {
         trees,
     }
 }
+
+/// A repository of a guest with these disks; also its restore point's date.
+pub fn write_repository(dir: &Path, disks: &[&[u8]]) -> String {
+    let mut rng = Rng::new(0xD15C);
+    let mut vm = Vm::new(&mut rng, "guest");
+    let mut date = String::new();
+    for bytes in disks {
+        let mut chain = Chain::new();
+        let layer = chain.push(&mut rng, bytes.len() as u64);
+        for (piece, at) in bytes.chunks(4096).zip((0u64..).step_by(8)) {
+            if piece.iter().any(|&byte| byte != 0) {
+                layer.writes.write_bytes(at, piece);
+            }
+        }
+        date.clone_from(&layer.name);
+        vm.disk(&mut rng, "disk", chain);
+    }
+    vm.write(dir);
+    date
+}
