@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::format::image::Image;
 use super::uuid::Uuid;
 use crate::error::{Error, ErrorKind};
 use crate::store::StorePath;
+use crate::sync;
 
 /// Most images, and most blocks of each, that are remembered: a directory that lost all its blocks
 /// is told as well by a few of them.
@@ -47,7 +48,7 @@ fn may_pass(kind: ErrorKind) -> bool {
 
 impl KnownDamage {
     fn images(&self) -> MutexGuard<'_, HashMap<Key, BTreeMap<u64, DamagedBlock>>> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.images)
     }
 
     /// Notes how reading a block of `image` went, for the disk whose youngest image is `top`.

@@ -1,7 +1,7 @@
 //! A virtual disk at one restore point: a chain of images, linked again when the storage changes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::chain::{self, BlockSource, Chain, Owner, Source};
@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Extent, ExtentKind, ReadAt, check_range};
 use crate::repo::DiskRef;
 use crate::store::{Meta, StorePath};
+use crate::sync;
 
 /// A disk that can be read at any offset.
 pub struct Disk {
@@ -176,7 +177,7 @@ impl Disk {
     }
 
     pub(in crate::image) fn chain(&self) -> Arc<Chain> {
-        Arc::clone(&self.chain.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&sync::read(&self.chain))
     }
 
     /// Calls `read` with the chain; when something has gone missing or changed, links the chain
@@ -219,7 +220,7 @@ impl Disk {
             .with_object(&self.path));
         }
         let fresh = Arc::new(fresh);
-        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+        *sync::write(&self.chain) = Arc::clone(&fresh);
         Ok(fresh)
     }
 }

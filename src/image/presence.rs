@@ -4,7 +4,7 @@
 //! so what a child misses is looked for there before it counts as missing.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::chain::{Chain, ChainIo};
 use super::damage::name_blocks;
@@ -13,6 +13,7 @@ use super::format::image::Image;
 use super::uuid::Uuid;
 use crate::error::Result;
 use crate::store::StorePath;
+use crate::sync;
 
 /// What has been found out about images while one command runs: restore points share most of them.
 #[derive(Default)]
@@ -23,7 +24,7 @@ pub struct BlockChecks {
 impl BlockChecks {
     fn flaws(&self, image: &Image) -> Result<Arc<Flaws>> {
         let key = (image.data_path.clone(), image.uuid());
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || sync::lock(&self.known);
         if let Some(flaws) = known().get(&key) {
             return Ok(Arc::clone(flaws));
         }
@@ -34,7 +35,7 @@ impl BlockChecks {
 
     /// Forgets what was found to be missing: the storage is to be asked again.
     pub(in crate::image) fn forget_missing(&self) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = sync::lock(&self.known);
         known.retain(|_, flaws| flaws.missing.is_empty());
     }
 

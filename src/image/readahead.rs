@@ -1,10 +1,11 @@
 //! What a reader keeps of its sequence, and who keeps what.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cache::{AheadShare, AheadTicket, Block, BlockKey};
+use crate::sync;
 
 /// A reader that has asked for nothing this long gives up what it keeps when others need room.
 const IDLE: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ pub(in crate::image) struct Readers(Mutex<Vec<Weak<Mutex<Stream>>>>);
 
 impl Readers {
     pub(super) fn add(&self, stream: &Arc<Mutex<Stream>>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = sync::lock(&self.0);
         if all.len() == all.capacity() {
             all.retain(|stream| stream.strong_count() > 0);
         }
@@ -53,7 +54,7 @@ impl Readers {
 
     /// Takes away what readers keep that are idle.
     pub(super) fn reclaim(&self) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = sync::lock(&self.0);
         for stream in all.iter().filter_map(Weak::upgrade) {
             let mut stream = match stream.try_lock() {
                 Ok(stream) => stream,

@@ -5,7 +5,7 @@
 //! that a scan leaves no traces of use in the cache. What all readers keep comes out of one budget;
 //! those that have stopped reading lose it to those that read.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::chain::{BlockSource, Chain, Owner, Source};
@@ -14,6 +14,7 @@ use super::readahead::{Ahead, Recent, Stream};
 use crate::cache::{Access, Block, BlockKey};
 use crate::error::Result;
 use crate::io::{Chunk, Extent, ReadAt, check_range};
+use crate::sync;
 
 /// Requests that may overtake each other this far still count as one sequence.
 const SLACK_BYTES: u64 = 4 << 20;
@@ -46,7 +47,7 @@ impl DiskReader {
     }
 
     fn stream(&self) -> MutexGuard<'_, Stream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.stream)
     }
 
     /// The disk that is read.

@@ -3,12 +3,13 @@
 //! Each sequence that shows itself gets a [`DiskReader`] of its own, and with it read-ahead; all
 //! else goes through the cache. A reader holds on to blocks, so there are only a few.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::disk::Disk;
 use super::reader::DiskReader;
 use crate::error::Result;
 use crate::io::{Extent, ReadAt, check_range};
+use crate::sync;
 
 /// Sequences followed at once.
 const MAX_STREAMS: usize = 4;
@@ -47,7 +48,7 @@ impl DiskStreams {
 
     /// The reader whose sequence this read continues, if it continues one.
     fn stream(&self, offset: u64, len: u64) -> Option<Arc<DiskReader>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = sync::lock(&self.state);
         let end = offset.saturating_add(len);
         let known = state
             .streams

@@ -12,11 +12,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::sync;
 
 /// How often the path is looked at while all is well: an old file system can go on answering after
 /// another has taken its place.
@@ -118,14 +120,14 @@ impl Place {
 
     /// The root as it was last found.
     pub(super) fn root(&self) -> Arc<Root> {
-        let root = self.root.read().unwrap_or_else(PoisonError::into_inner);
+        let root = sync::read(&self.root);
         Arc::clone(&root)
     }
 
     /// The root, looked for again if that was not done lately.
     pub(super) fn root_now(&self) -> Arc<Root> {
         let root = self.root();
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = sync::lock(&self.looked);
         if looked.elapsed() < INTERVAL {
             return root;
         }
@@ -145,7 +147,7 @@ impl Place {
         let Some(found) = self.find(old) else {
             return false;
         };
-        let mut root = self.root.write().unwrap_or_else(PoisonError::into_inner);
+        let mut root = sync::write(&self.root);
         if Arc::ptr_eq(old, &root) {
             let path = self.path.display();
             tracing::warn!("{path} was mounted again; going on with what is there now");

@@ -5,13 +5,14 @@
 //! be fetched is not: the next who asks finds the storage as it then is.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::image::{Disk, DiskContext, RestorePointGuard};
 use crate::repo::DiskRef;
 use crate::store::{StorePath, Version};
+use crate::sync;
 
 /// Disks kept open although nobody reads them: of a restore point that is looked at again and again usually all.
 const KEPT: usize = 64;
@@ -71,7 +72,7 @@ impl DiskPool {
             (result, Instant::now())
         });
         if let Ok(disk) = result {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = sync::lock(&self.state);
             state.in_use.insert(key, Arc::downgrade(disk));
         }
         result.clone()
@@ -79,7 +80,7 @@ impl DiskPool {
 
     fn cell(&self, key: &Key) -> Cell {
         let mut dropped = Vec::new();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = sync::lock(&self.state);
         state.clock += 1;
         let now = state.clock;
         if let Some((cell, used)) = state.kept.get_mut(key) {

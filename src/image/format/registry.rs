@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::image::{Found, Image};
 use super::{Opened, alias, vhd_directory, vhd_file};
 use crate::cache::TablePageCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath, Version};
+use crate::sync;
 
 type RegistryKey = (StorePath, Vec<Version>);
 
@@ -107,7 +108,7 @@ impl Registry {
 
     fn share(&self, path: &StorePath, id: u64, opened: Opened) -> Arc<Image> {
         let key = (path.clone(), opened.versions);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = sync::lock(&self.open);
         if let Some(image) = open.get(&key).and_then(Weak::upgrade) {
             return image;
         }

@@ -3,12 +3,13 @@
 mod timestamps;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::timestamps::Timestamps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Meta, Store, StorePath};
+use crate::sync;
 
 /// How many copies of blocks are remembered: those that some readers are at.
 const MAX_COPIES: usize = 16;
@@ -49,7 +50,7 @@ impl Guard {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// The file that is checked.

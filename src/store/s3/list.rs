@@ -3,7 +3,7 @@
 //! Asked for with `ListObjectsV2`; servers that do not know it are asked with `ListObjects`.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -19,6 +19,7 @@ use crate::store::remote::names::{Listed, Names};
 use crate::store::remote::object::{is_empty_etag, meta};
 use crate::store::remote::retry::Attempt;
 use crate::store::{Entry, Request};
+use crate::sync;
 
 /// More pages than a directory of any repository has: ten million names.
 const MAX_PAGES: usize = 10_000;
@@ -131,7 +132,7 @@ impl Client {
                 }
             }
         };
-        let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = *sync::lock(&seen);
         if !seen.end {
             return Err(Fault::protocol("the listing was cut short"));
         }
@@ -249,7 +250,7 @@ impl Intercept for LooksAtXml {
             ]
             .map(has)
             .contains(&true);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Seen { end, is_v1 };
+        *sync::lock(&self.0) = Seen { end, is_v1 };
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! What was found out about the disks of one restore point, and what of it was said.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use crate::sync;
 use crate::volume::{Content, DiskVolumes, Problem};
 
 /// Warnings that are remembered to be said once.
@@ -34,7 +35,7 @@ impl Machine {
             lvm: all.contains(&Content::LvmMember),
             md: all.contains(&Content::MdMember),
         };
-        lock(&self.disks).insert(disk.name.clone(), holds);
+        sync::lock(&self.disks).insert(disk.name.clone(), holds);
     }
 
     /// Whether all these disks were looked at and none has a member of an md array.
@@ -52,7 +53,7 @@ impl Machine {
         disks: impl IntoIterator<Item = &'a str>,
         test: impl Fn(Holds) -> bool,
     ) -> bool {
-        let known = lock(&self.disks);
+        let known = sync::lock(&self.disks);
         let mut disks = disks.into_iter();
         disks.all(|name| known.get(name).copied().is_some_and(&test))
     }
@@ -60,7 +61,7 @@ impl Machine {
     /// Logs problems, each once: what looks at all disks finds again what was found in one of them.
     pub(super) fn warn<'a>(&self, problems: impl IntoIterator<Item = &'a Problem>) {
         for problem in problems {
-            let mut said = lock(&self.said);
+            let mut said = sync::lock(&self.said);
             if said.len() >= REMEMBERED {
                 said.clear();
             }
@@ -69,10 +70,6 @@ impl Machine {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! Of a file system that does, the other volumes are looked for anew each time that it is opened: nothing is kept
 //! that could be out of date, and a disk that could not be read then may be readable now.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::context::OpenDisk;
 use crate::error::{Error, Result};
 use crate::io::{Extent, ReadAt};
+use crate::sync;
 use crate::volume::{Content, PlacedVolume, find_all};
 
 /// What `look` finds on all disks. A disk that is damaged or gone counts as missing, with a warning; one
@@ -47,7 +48,7 @@ pub(super) fn look_at<T>(
 }
 
 fn check<T>(passing: &Passing, found: T) -> Result<T> {
-    match lock(passing).take() {
+    match sync::lock(passing).take() {
         Some(error) => Err(error),
         None => Ok(found),
     }
@@ -73,10 +74,6 @@ pub(super) fn other_volumes(
 /// The first failure that may pass.
 type Passing = Arc<Mutex<Option<Error>>>;
 
-fn lock(passing: &Passing) -> std::sync::MutexGuard<'_, Option<Error>> {
-    passing.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A disk whose failures are noted: the search itself only says in words what it could not read.
 struct Watched {
     disk: Arc<dyn ReadAt>,
@@ -93,7 +90,7 @@ impl Watched {
         if let Err(error) = &result
             && error.may_pass()
         {
-            lock(&self.passing).get_or_insert_with(|| error.clone());
+            sync::lock(&self.passing).get_or_insert_with(|| error.clone());
         }
         result
     }

@@ -11,7 +11,7 @@
 //! Both are told from damage by what must be there: a stream that is whole, of exactly the bytes that
 //! a block has, or no fewer than the disk has of it.
 
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
@@ -24,6 +24,7 @@ use crate::image::format::bitmap;
 use crate::image::format::vhd::SECTOR_BYTES;
 use crate::image::format::{Fetched, MAX_WHOLE_BLOCK_BYTES, SectorRead};
 use crate::store::{StorePath, StoredFile, Validity};
+use crate::sync;
 
 /// Decoding a block takes a core for milliseconds, and megabytes of memory. Of remote storage dozens of
 /// blocks are on their way at once; decoded all together, they would all be late, and the one that a
@@ -223,13 +224,13 @@ impl VhdDirectory {
 
     /// The file of the block that was read in place last.
     fn last(&self, block: u64) -> Option<Arc<dyn StoredFile>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = sync::lock(&self.last);
         let (_, file) = last.as_ref().filter(|(of, _)| *of == block)?;
         Some(Arc::clone(file))
     }
 
     fn keep_open(&self, block: u64, file: Arc<dyn StoredFile>) -> Arc<dyn StoredFile> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = sync::lock(&self.last);
         *last = Some((block, Arc::clone(&file)));
         file
     }

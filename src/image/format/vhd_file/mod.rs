@@ -10,7 +10,7 @@ pub(in crate::image) mod open;
 mod whole_block;
 
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::vhd::parent_locator::{self, MAX_LOCATOR_BYTES};
@@ -20,6 +20,7 @@ use crate::cache::{TablePageCache, TablePageKey, TablePageKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::format::bitmap;
 use crate::store::{Meta, Store, StorePath, StoredFile, Version};
+use crate::sync;
 
 /// Table entries per cached page: 4 KiB of the file, 2 GiB of a disk with 2 MiB blocks.
 const BAT_PAGE_ENTRIES: u64 = 1024;
@@ -240,7 +241,7 @@ impl VhdFile {
             }
             None => true,
         };
-        let mut shared = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = sync::write(&self.state);
         if shared.version != now.version || (is_settled(&now) && !shared.settled) {
             // Pages read so far may be older than the file: start a new generation of them.
             *shared = State {
@@ -266,7 +267,7 @@ impl VhdFile {
     }
 
     fn snapshot(&self) -> State {
-        *self.state.read().unwrap_or_else(PoisonError::into_inner)
+        *sync::read(&self.state)
     }
 }
 
